@@ -1,0 +1,212 @@
+"""From YAML text and `key=value` overrides to a checked recipe, with errors a person can act on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fedloom.errors import UserError, nearest, unknown_name
+from fedloom.recipe.schema import Recipe
+
+
+class _RecipeYaml(yaml.SafeLoader):
+    """YAML 1.1 with the two fixes a recipe needs: 1e-3 is a number, and a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise UserError(f"recipe line {line}: the key {key!r} appears twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_RecipeYaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    # SafeLoader reads 1e-3 (no dot) as a string; JSON and people read it as a number.
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_RecipeYaml)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" line {mark.line + 1}" if mark is not None else ""
+        raise UserError(f"{where}{place}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not valid YAML: {error}") from None
+
+
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override and check a recipe.
+
+    Args:
+        source: path of a YAML file, or the recipe as a mapping.
+        overrides: strings such as "local.steps=20"; values are YAML.
+
+    Returns:
+        The checked recipe with every default filled in.
+
+    Raises:
+        UserError: with key, value and what is allowed, where anything is wrong.
+    """
+    if isinstance(source, Mapping):
+        values: Any = dict(source)
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise UserError(f"recipe: no such file: {path}", hint="`fedloom recipes` lists those shipped")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"recipe: {path} is not a UTF-8 text file") from None
+        values = _parse_yaml(text, str(path))
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UserError(f"recipe: expected a mapping of keys, got {type(values).__name__}")
+    for override in overrides:
+        values = _with_override(values, override)
+    return validate_recipe(values)
+
+
+def validate_recipe(values: Mapping[str, Any]) -> Recipe:
+    """Check a recipe given as a mapping.
+
+    Args:
+        values: the recipe's keys and values.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        UserError: for the first thing that is wrong.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error) from None
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every default written out.
+
+    Args:
+        recipe: a checked recipe.
+
+    Returns:
+        YAML text that loads to an equal recipe.
+    """
+    values = recipe.model_dump(mode="json", exclude_none=True)
+    if recipe.data.split.key is not None:
+        values["data"]["split"] = {"key": recipe.data.split.key}
+    if recipe.local.max_gradient_norm is None:
+        values["local"]["max_gradient_norm"] = None
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _with_override(values: dict[str, Any], override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise UserError(f"--set {override!r}: expected KEY=VALUE, e.g. local.learning_rate=1e-4")
+    value = _parse_yaml(text, f"--set {key}")
+    result = dict(values)
+    section = result
+    parts = key.split(".")
+    for part in parts[:-1]:
+        inner = section.get(part)
+        section[part] = dict(inner) if isinstance(inner, dict) else {}
+        section = section[part]
+    section[parts[-1]] = value
+    # steps and epochs are two spellings of one choice: the one given last replaces the other.
+    if parts[0] == "local" and parts[-1] in {"steps", "epochs"}:
+        section.pop({"steps": "epochs", "epochs": "steps"}[parts[-1]], None)
+    return result
+
+
+def _explain(error: ValidationError) -> UserError:
+    details = error.errors(include_url=False)
+    # An unknown key is nearly always the cause of what else is missing: tell it first.
+    detail = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
+    kind, value = detail["type"], detail.get("input")
+    location = [part for part in detail["loc"] if not _is_tag(part)]
+    key = ".".join(str(part) for part in location)
+    context = detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        allowed = _allowed_keys(location[:-1], detail["loc"])
+        close = nearest(str(location[-1]), allowed)
+        hint = f"did you mean {close!r}?" if close else None
+        return UserError(f"{key}: unknown key; allowed here: {', '.join(allowed)}", hint=hint)
+    if kind == "union_tag_invalid":
+        allowed = [name.strip().strip("'") for name in str(context["expected_tags"]).split(",")]
+        return unknown_name(f"{key}.{str(context['discriminator']).strip(chr(39))}", context["tag"], allowed)
+    if kind == "union_tag_not_found":
+        return UserError(f"{key}: needs the key {context['discriminator']}")
+    if kind == "literal_error":
+        allowed = [name.strip("'") for name in str(context["expected"]).replace(" or ", ", ").split(", ")]
+        return unknown_name(key, value, allowed)
+    if kind == "missing":
+        return UserError(f"{key}: is required")
+    if kind == "value_error":
+        prefix = f"{key}: " if key else ""
+        return UserError(f"{prefix}{context['error']}")
+    return UserError(f"{key}: {value!r} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}")
+
+
+def _is_tag(part: int | str) -> bool:
+    # pydantic puts the chosen variant of a union into the location; a person never wrote that.
+    return isinstance(part, str) and part in _TAGS
+
+
+def _variants(model: type[BaseModel]) -> list[type[BaseModel]]:
+    found = [model]
+    for field in model.model_fields.values():
+        for inner in _models_in(field.annotation):
+            found.extend(_variants(inner))
+    return found
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+
+
+def _tags() -> set[str]:
+    tags = {"list[str]", "str", "int", "constrained-int", "bool", "list"}
+    tags.update(f"literal['{name}']" for name in ("auto", "all-linear"))
+    for model in _variants(Recipe):
+        if model.__name__.startswith("Partition"):
+            tags.update(get_args(model.model_fields["kind"].annotation))
+    return tags
+
+
+_TAGS = _tags()
+
+
+def _allowed_keys(location: Sequence[int | str], raw: Sequence[int | str]) -> list[str]:
+    models: list[type[BaseModel]] = [Recipe]
+    for part in location:
+        if isinstance(part, int):
+            continue
+        models = [
+            inner
+            for model in models
+            if part in model.model_fields
+            for inner in _models_in(model.model_fields[part].annotation)
+        ]
+    if len(models) > 1:
+        tags = set(raw)
+        models = [m for m in models if tags & set(get_args(m.model_fields["kind"].annotation))] or models
+    return list(dict.fromkeys(name for model in models for name in model.model_fields))

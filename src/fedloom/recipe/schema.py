@@ -1,0 +1,316 @@
+"""What a run is: the recipe's sections as validated, documented configurations.
+
+The names are a contract: they may be extended, never renamed. `fedloom schema` prints them as JSON Schema.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Config(BaseModel):
+    """A section of the recipe: unknown keys are refused, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class LoraConfig(Config):
+    """Low-rank adapters (LoRA, arXiv 2106.09685) on chosen linear layers."""
+
+    kind: Literal["lora"] = "lora"
+    rank: PositiveInt = Field(8, description="Inner size r of the factors A [r, in] and B [out, r].")
+    alpha: float = Field(16.0, gt=0, description="The adapter's output is scaled by alpha / rank.")
+    targets: list[str] | Literal["all-linear"] = Field(
+        default=["q_proj", "v_proj"],
+        description="Names of the linear layers that get an adapter, or all-linear (all but the output head).",
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _some_targets(cls, targets: list[str] | str) -> list[str] | str:
+        if not targets:
+            raise ValueError("needs at least one layer name, or all-linear")
+        return targets
+
+
+class ModelConfig(Config):
+    """The frozen base model and the adapter trained on it."""
+
+    base: str = Field("pocket", description="A model folder, a hub id, or 'pocket' (embedded in Fedloom).")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Number format of the frozen base; auto: bfloat16 where the hardware computes it."
+    )
+    adapter: LoraConfig = Field(default_factory=lambda: LoraConfig())
+
+
+class FieldsConfig(Config):
+    """Which fields of a record hold what: either prompt and response, or messages."""
+
+    prompt: str | None = Field(None, description="Field with the instruction or question.")
+    context: str | None = Field(None, description="Field with further input to the prompt; may be empty.")
+    response: str | None = Field(None, description="Field with the answer the model is to learn.")
+    system: str | None = Field(None, description="Field with a system message; may be empty.")
+    messages: str | None = Field(
+        None, description="Field with a conversation: a list of {role, content} or {from, value} objects."
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> FieldsConfig:
+        if self.messages is not None:
+            if self.prompt or self.context or self.response:
+                raise ValueError("messages excludes prompt, context and response: a record has one form")
+        elif self.prompt is None or self.response is None:
+            raise ValueError("needs prompt and response, or messages")
+        return self
+
+
+class PartitionByKey(Config):
+    """One client per value of a field: the natural partition."""
+
+    kind: Literal["by_key"]
+    key: str = Field(description="The field whose value names the client.")
+
+
+class PartitionIid(Config):
+    """Records dealt to clients uniformly at random, in equal shares."""
+
+    kind: Literal["iid"]
+    clients: PositiveInt
+
+
+class PartitionDirichlet(Config):
+    """Label skew: each value of a field is shared out by Dirichlet(alpha) proportions (arXiv 1909.06335)."""
+
+    kind: Literal["dirichlet"]
+    clients: PositiveInt
+    key: str = Field(description="The field whose values are skewed over the clients.")
+    alpha: float = Field(0.5, gt=0, description="Small: each client sees few values. Large: all alike.")
+    min_examples: PositiveInt = Field(3, description="Smallest client allowed; proportions are redrawn.")
+
+
+class PartitionQuantity(Config):
+    """Quantity skew: client sizes follow Dirichlet(alpha), contents are alike."""
+
+    kind: Literal["quantity"]
+    clients: PositiveInt
+    alpha: float = Field(0.5, gt=0)
+    min_examples: PositiveInt = Field(3, description="Smallest client allowed.")
+
+
+class PartitionFiles(Config):
+    """One client per source file (or per file of a source folder)."""
+
+    kind: Literal["files"]
+
+
+Partition = Annotated[
+    PartitionByKey | PartitionIid | PartitionDirichlet | PartitionQuantity | PartitionFiles,
+    Field(discriminator="kind"),
+]
+
+
+class SplitConfig(Config):
+    """How each client divides its own records, so that it is tested on its own distribution."""
+
+    validation: Fraction = 0.1
+    test: Fraction = 0.1
+    key: str | None = Field(
+        None, description="A field saying train, validation or test, used instead of the fractions."
+    )
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> SplitConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation + test = {self.validation + self.test:g} leaves nothing to train on"
+            )
+        if self.key is not None and self.model_fields_set & {"validation", "test"}:
+            raise ValueError("key takes the split from the records, so the fractions would have no effect")
+        return self
+
+
+class GlobalTestConfig(Config):
+    """Records set aside before partitioning: a test set that belongs to no client."""
+
+    where: dict[str, str | int | float | bool] | None = Field(
+        None, description="Field values that mark the records, e.g. {client: -1}."
+    )
+    fraction: Fraction | None = Field(None, description="Or: this share of all records, at random.")
+    source: str | list[str] | None = Field(None, description="Or: a file of its own, with the same fields.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> GlobalTestConfig:
+        given = [name for name in ("where", "fraction", "source") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"needs exactly one of where, fraction, source; got {', '.join(given) or 'none'}"
+            )
+        return self
+
+
+class DataConfig(Config):
+    """Where the text comes from, how it is phrased and who owns which part."""
+
+    source: str | list[str] = Field(
+        "pocket-tasks",
+        description="A file, a list of files, a folder, a hub id, or 'pocket-tasks' (embedded).",
+    )
+    fields: FieldsConfig = Field(default_factory=lambda: FieldsConfig(prompt="prompt", response="response"))
+    template: str = Field("chat", description="alpaca, chat (the tokenizer's), plain, or a Jinja file.")
+    max_tokens: int = Field(512, ge=8, description="Longest example; what goes beyond is cut off.")
+    partition: Partition = Field(
+        default_factory=lambda: PartitionByKey(kind="by_key", key="client"),
+    )
+    split: SplitConfig = Field(default_factory=lambda: SplitConfig())
+    global_test: GlobalTestConfig | None = None
+    unseen_clients: int = Field(0, ge=0, description="Clients held out of training and tested at the end.")
+    category: str | None = Field(None, description="Field by which the global test is broken down.")
+
+
+class TaskConfig(Config):
+    """What is learnt."""
+
+    kind: Literal["sft"] = Field("sft", description="Supervised fine-tuning on the response tokens.")
+
+
+class FedAvgConfig(Config):
+    """Federated averaging (arXiv 1602.05629)."""
+
+    name: Literal["fedavg"] = "fedavg"
+    weighting: Literal["examples", "tokens", "uniform"] = Field(
+        "examples", description="A client's weight: its training examples, its trained label tokens, or 1."
+    )
+
+
+class FederationConfig(Config):
+    """The rounds: how many, who takes part, how updates become the next adapter."""
+
+    rounds: PositiveInt = 10
+    clients_per_round: PositiveInt = 4
+    algorithm: FedAvgConfig = Field(default_factory=lambda: FedAvgConfig())
+
+
+class LocalConfig(Config):
+    """What one client does in one round."""
+
+    steps: PositiveInt | None = Field(None, description="Optimiser steps a round (this or epochs).")
+    epochs: PositiveInt | None = Field(None, description="Passes over the client's data a round.")
+    batch_size: PositiveInt = 8
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0, description="At the first round; see schedule.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="Learning rate over rounds; linear and cosine fall towards 0."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled (arXiv 1711.05101) for adamw, L2 for sgd.")
+    momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd.")
+    max_gradient_norm: float | None = Field(
+        1.0, gt=0, description="A client's gradient is scaled down to this norm; null: never."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_length(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("steps") is None and values.get("epochs") is None:
+            return {**values, "steps": 10}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LocalConfig:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("steps and epochs exclude each other: give one")
+        if self.optimizer != "sgd" and self.momentum:
+            raise ValueError(f"momentum has no effect on optimizer {self.optimizer!r}: it belongs to sgd")
+        return self
+
+
+class EvaluationConfig(Config):
+    """When and on what the model is tested. The untuned base and the final adapter always are."""
+
+    every: PositiveInt | None = Field(None, description="Also evaluate every so many rounds.")
+    split: Literal["test", "validation"] = "test"
+    exact_match: bool | Literal["auto"] = Field(
+        "auto",
+        description="Accuracy as exact match of the greedy answer; auto: where the source's answers are checkable.",
+    )
+    max_examples: PositiveInt | None = Field(
+        None, description="At most so many examples of each client's split and of the global test."
+    )
+
+
+class BaselineConfig(Config):
+    """A comparison run beside the federation, with the federation's budget."""
+
+    kind: Literal["local", "centralized"]
+    learning_rate: float | None = Field(
+        None, gt=0, description="Its own learning rate (tune each arm); default: local.learning_rate."
+    )
+
+
+class RuntimeConfig(Config):
+    """Where the clients of a round are trained."""
+
+    kind: Literal["in_process"] = "in_process"
+    cohort: PositiveInt | Literal["auto"] = Field(
+        "auto", description="Clients trained in one pass; auto: as many as the memory budget holds."
+    )
+    memory_gb: float | None = Field(
+        None, gt=0, description="Memory budget in GiB for cohort: auto; default: half of what is free."
+    )
+    threads: PositiveInt | None = Field(None, description="CPU threads; default: all cores.")
+    device: str = Field("auto", description="auto, cpu, or a CUDA device such as cuda:0.")
+
+
+class Recipe(Config):
+    """One run, wholly described: the same recipe and seed give the same adapter."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run.")
+    seed: int = Field(0, ge=0)
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig())
+    data: DataConfig = Field(default_factory=lambda: DataConfig())
+    task: TaskConfig = Field(default_factory=lambda: TaskConfig())
+    federation: FederationConfig = Field(default_factory=lambda: FederationConfig())
+    local: LocalConfig = Field(default_factory=lambda: LocalConfig())
+    evaluation: EvaluationConfig = Field(default_factory=lambda: EvaluationConfig())
+    baselines: list[BaselineConfig] = Field(
+        default_factory=list, description="local (each client alone) and centralized (all data pooled)."
+    )
+    runtime: RuntimeConfig = Field(default_factory=lambda: RuntimeConfig())
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
+        default_factory=list, description="Also record the run with these."
+    )
+
+    @field_validator("baselines", mode="before")
+    @classmethod
+    def _names_are_baselines(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [{"kind": item} if isinstance(item, str) else item for item in value]
+        return value
+
+    @field_validator("baselines")
+    @classmethod
+    def _each_once(cls, baselines: list[BaselineConfig]) -> list[BaselineConfig]:
+        kinds = [baseline.kind for baseline in baselines]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"each baseline once, got {', '.join(kinds)}")
+        return baselines
+
+    @model_validator(mode="after")
+    def _enough_clients(self) -> Recipe:
+        clients = getattr(self.data.partition, "clients", None)
+        if clients is not None:
+            training = clients - self.data.unseen_clients
+            if training < 1:
+                raise ValueError(
+                    f"data.unseen_clients: {self.data.unseen_clients} of {clients} clients leaves none to train"
+                )
+            if self.federation.clients_per_round > training:
+                raise ValueError(
+                    f"federation.clients_per_round: {self.federation.clients_per_round} is above the number "
+                    f"of training clients, {training}"
+                )
+        return self
