@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedloom.errors import UserError, nearest, unknown_name
 from fedloom.recipe.schema import Recipe
+from fedloom.recipe.shipped import shipped_recipes
 
 
 class _RecipeYaml(yaml.SafeLoader):
@@ -63,9 +64,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     if isinstance(source, Mapping):
         values: Any = dict(source)
     else:
-        path = Path(source)
-        if not path.is_file():
-            raise UserError(f"recipe: no such file: {path}", hint="`fedloom recipes` lists those shipped")
+        path = _recipe_file(source)
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
@@ -78,6 +77,20 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     for override in overrides:
         values = _with_override(values, override)
     return validate_recipe(values)
+
+
+def _recipe_file(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if str(source) in shipped:
+        return shipped[str(source)]
+    close = nearest(path.stem, shipped)
+    raise UserError(
+        f"recipe: no such file: {path}",
+        hint=f"did you mean the shipped recipe {close!r}?" if close else "`fedloom recipes` lists those shipped",
+    )
 
 
 def validate_recipe(values: Mapping[str, Any]) -> Recipe:

@@ -1,0 +1,45 @@
+"""The weighted mean of updates, one update in memory at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedloom.aggregation.base import Tensors, Update, Weighting, update_weight
+from fedloom.wire.validation import check_tensors
+
+
+class StreamingMean:
+    """Accumulates sum_k w_k D_k in fp64, so that the order of arrival does not show in the fp32 result.
+
+    Args:
+        reference: the adapter; every update must have its names and shapes.
+        weighting: see `update_weight`.
+    """
+
+    def __init__(self, reference: Tensors, weighting: Weighting) -> None:
+        self._reference = reference
+        self._weighting = weighting
+        self._sums = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in reference.items()}
+        self._total = 0.0
+
+    def add(self, update: Update) -> None:
+        """Fold one update in.
+
+        Args:
+            update: a client's update.
+
+        Raises:
+            ValueError: where names, shapes, numbers or the weight are not acceptable.
+        """
+        check_tensors(update.delta, self._reference, f"update of client {update.client!r}")
+        weight = update_weight(update, self._weighting)
+        for name, value in update.delta.items():
+            self._sums[name].add_(value.double(), alpha=weight)
+        self._total += weight
+
+    def mean(self) -> dict[str, Tensor] | None:
+        """The mean update, fp64, or None where no update came."""
+        if not self._total:
+            return None
+        return {name: value / self._total for name, value in self._sums.items()}

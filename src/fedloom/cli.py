@@ -1,0 +1,133 @@
+"""The command line: commands, no logic."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedloom.errors import UserError
+
+app = typer.Typer(
+    help="Fine-tune language models across data owners who cannot pool their data.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. --set local.steps=20."),
+]
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    out: Annotated[Path, typer.Option(help="The run directory: new, or with --resume the one to go on with.")],
+    overrides: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    seeds: Annotated[int, typer.Option(help="Repeat with so many seeds and report means.")] = 1,
+) -> None:
+    """Carry out a recipe."""
+    from fedloom.runs import run as run_recipe
+
+    run_recipe(recipe, out, overrides or [], resume=resume, seeds=seeds, show=True)
+
+
+@app.command()
+def data(recipe: RecipeArgument, overrides: SetOption = None) -> None:
+    """Show what each client of a recipe holds."""
+    from fedloom.inspection import show_data
+
+    show_data(recipe, overrides or [])
+
+
+@app.command()
+def evaluate(
+    directory: RunArgument,
+    split: Annotated[str | None, typer.Option(help="test or validation; default: the recipe's.")] = None,
+) -> None:
+    """Evaluate a run's adapter and print the result as JSON."""
+    from fedloom.inspection import evaluate_run
+
+    typer.echo(json.dumps(evaluate_run(directory, split), indent=2))
+
+
+@app.command()
+def generate(
+    directory: RunArgument,
+    prompt: Annotated[str, typer.Argument(help="What to answer.")],
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
+    base: Annotated[bool, typer.Option("--base", help="Answer with the untuned base instead.")] = False,
+) -> None:
+    """Answer a prompt with a run's adapter, greedily."""
+    from fedloom.inspection import generate_answer
+
+    typer.echo(generate_answer(directory, prompt, max_new_tokens, with_adapter=not base))
+
+
+@app.command()
+def report(directory: RunArgument) -> None:
+    """Write a run's report.html anew."""
+    from fedloom.report.html import write_report
+
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such run directory")
+    typer.echo(write_report(directory))
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that come with Fedloom."""
+    from fedloom.recipe.shipped import first_comment, shipped_recipes
+
+    for name, path in shipped_recipes().items():
+        typer.echo(f"{name:<16} {first_comment(path)}\n{'':<16} {path}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the recipe's JSON Schema."""
+    from fedloom.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: versions, hardware, extras, and that the embedded model computes what it should."""
+    from fedloom.doctor import examine
+
+    examine()
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one line and exit code 2."""
+    # Threads that spin while they wait slow a busy machine down many times over; set before torch starts them.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except UserError as error:
+        _fail(error.message, error.hint)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM}:
+            raise
+        _fail(f"{error.filename or 'disk'}: {error.strerror}", "a run can go on with --resume")
+    except KeyboardInterrupt:
+        typer.echo("stopped; go on with --resume", err=True)
+        sys.exit(130)
+
+
+def _fail(message: str, hint: str | None) -> None:
+    typer.echo(f"error: {message}", err=True)
+    if hint:
+        typer.echo(f"hint: {hint}", err=True)
+    sys.exit(2)

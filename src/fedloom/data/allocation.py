@@ -1,0 +1,298 @@
+"""Who trains and tests on what, decided from records alone, so that mistakes show before a model loads."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fedloom.data.conversation import (
+    Message,
+    UnusableRecord,
+    check_fields,
+    conversation_of,
+    field_keys,
+    field_text,
+)
+from fedloom.data.partition import key_text, partition_records
+from fedloom.data.readers import Record
+from fedloom.data.sources import POCKET_TASKS, locate, read_locations
+from fedloom.data.splits import (
+    SPLITS,
+    Split,
+    choose_unseen,
+    drawn_records,
+    marked_records,
+    split_by_key,
+    split_client,
+)
+from fedloom.data.templates import check_template_name
+from fedloom.errors import UserError
+from fedloom.recipe.schema import (
+    DataConfig,
+    GlobalTestConfig,
+    PartitionByKey,
+    PartitionDirichlet,
+    PartitionFiles,
+    Recipe,
+    SplitConfig,
+)
+
+POCKET_GLOBAL = {"client": "all-families"}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A record that is used, and for what.
+
+    Args:
+        messages: the conversation.
+        origin: where the record stands, for error messages.
+        owner: the client's name, None for the global test.
+        split: what it is used for; of the global test "validation" or "test".
+        category: the value of data.category, empty where there is none.
+        key: the value of the field a Dirichlet partition skews, empty for other partitions.
+    """
+
+    messages: list[Message]
+    origin: str
+    owner: str | None
+    split: Split
+    category: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Everything about the data that does not depend on a tokenizer.
+
+    Args:
+        examples: the records that are used.
+        clients: training clients, sorted.
+        unseen: clients held out of training, sorted.
+        dropped: client -> reason -> records left out; "" stands for records that reached no client.
+    """
+
+    examples: list[Example]
+    clients: list[str]
+    unseen: list[str]
+    dropped: dict[str, Counter[str]] = field(default_factory=dict)
+
+
+def is_checkable(data: DataConfig) -> bool:
+    """Whether the source's answers can be told right or wrong by comparing text."""
+    return data.source == POCKET_TASKS
+
+
+def effective_data(data: DataConfig) -> DataConfig:
+    """Fill in the defaults that pocket-tasks brings.
+
+    Its rows carry their own split and a client that is the global test. Each default applies where the
+    section holds its general default: a resolved recipe, which spells every default out, means the same.
+
+    Args:
+        data: the recipe's data section.
+
+    Returns:
+        The section to act on.
+    """
+    if not is_checkable(data):
+        return data
+    changes: dict[str, object] = {}
+    if data.split.model_dump() == SplitConfig().model_dump():
+        changes["split"] = SplitConfig(key="split")
+    if data.global_test is None:
+        changes["global_test"] = GlobalTestConfig(where=dict(POCKET_GLOBAL))
+    if data.category is None:
+        changes["category"] = "family"
+    return data.model_copy(update=changes)
+
+
+def allocate(recipe: Recipe) -> Allocation:
+    """Read, check, partition and split the records of a recipe.
+
+    Args:
+        recipe: the recipe.
+
+    Returns:
+        Every used record with its owner and split.
+
+    Raises:
+        UserError: for any mistake in the data or in what the recipe says about it.
+    """
+    data = effective_data(recipe.data)
+    check_template_name(data.template)
+    local, common = _read(data, recipe.seed)
+    _check_all_fields(data, local, common)
+
+    members, dropped = _share_out(local, data, recipe.seed)
+    everyone = sorted(members.keys() | (dropped.keys() - {""}))
+    unseen = choose_unseen(everyone, data.unseen_clients, recipe.seed)
+    held_out = set(unseen)
+
+    examples = []
+    for owner in everyone:
+        records = [record for record, _ in members[owner]]
+        splits: list[Split] = ["test"] * len(records)
+        if owner not in held_out:
+            splits = split_client(records, data.split, recipe.seed, owner)
+        for (record, messages), split in zip(members[owner], splits, strict=True):
+            examples.append(_example(record, messages, owner, split, data))
+    examples.extend(_global_examples(common, data, dropped))
+
+    clients = [owner for owner in everyone if owner not in held_out]
+    counts = count_splits(examples)
+    check_clients(clients, counts, dropped)
+    check_cohort(recipe, len(clients))
+    return Allocation(examples, clients, unseen, dict(dropped))
+
+
+def count_splits(examples: Iterable[Example]) -> dict[str, Counter[str]]:
+    """Count examples by client and split; the global test is left out."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for example in examples:
+        if example.owner is not None:
+            counts[example.owner][example.split] += 1
+    return counts
+
+
+def check_clients(
+    clients: Sequence[str],
+    counts: Mapping[str, Counter[str]],
+    dropped: Mapping[str, Counter[str]],
+) -> None:
+    """Check that every training client has something to train on.
+
+    Args:
+        clients: the training clients.
+        counts: client -> split -> examples.
+        dropped: client -> reason -> records left out.
+
+    Raises:
+        UserError: naming the first client that has nothing, and what became of its records.
+    """
+    for client in clients:
+        held, lost = counts.get(client, Counter()), dropped.get(client, Counter())
+        if held["train"]:
+            continue
+        fates = [f"{number} dropped as {reason}" for reason, number in sorted(lost.items())]
+        fates += [f"{held[split]} {split}" for split in SPLITS if held[split]]
+        total = held.total() + lost.total()
+        raise UserError(
+            f"client {client!r} has no training examples "
+            f"({total} record{'s' if total != 1 else ''}: {', '.join(fates)})",
+            hint="give it records to train on, or take it out of data.source",
+        )
+
+
+def check_cohort(recipe: Recipe, clients: int) -> None:
+    """Check that a round can find as many clients as the recipe asks for.
+
+    Args:
+        recipe: the recipe.
+        clients: number of training clients.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    wanted = recipe.federation.clients_per_round
+    if wanted > clients:
+        raise UserError(
+            f"federation.clients_per_round: {wanted} is above the number of training clients, {clients}"
+        )
+
+
+def _read(data: DataConfig, seed: int) -> tuple[list[Record], list[Record]]:
+    """Read the records of the clients and those of the global test."""
+    records = read_locations(locate(data.source), seed)
+    rule = data.global_test
+    if is_checkable(data) and (rule is None or rule.where != POCKET_GLOBAL):
+        # The rows of the suite's own global test are no client's, whatever the recipe tests on instead.
+        records = [record for record in records if record.values["client"] != POCKET_GLOBAL["client"]]
+    if rule is None:
+        return records, []
+    if rule.where is not None:
+        for name in rule.where:
+            check_fields(records, {}, {"data.global_test.where": name})
+        marked = marked_records(records, rule.where)
+    elif rule.fraction is not None:
+        marked = drawn_records(len(records), rule.fraction, seed)
+    else:
+        assert rule.source is not None
+        key = "data.global_test.source"
+        return records, read_locations(locate(rule.source, key), seed, key)
+    common = [record for record, mark in zip(records, marked, strict=True) if mark]
+    local = [record for record, mark in zip(records, marked, strict=True) if not mark]
+    return local, common
+
+
+def _check_all_fields(data: DataConfig, local: Sequence[Record], common: Sequence[Record]) -> None:
+    required, optional = field_keys(data.fields)
+    check_fields(common, required, {})
+    if isinstance(data.partition, PartitionByKey | PartitionDirichlet):
+        required["data.partition.key"] = data.partition.key
+    if data.split.key is not None:
+        required["data.split.key"] = data.split.key
+    if data.category is not None:
+        check_fields(common, {"data.category": data.category}, {})
+        if not common:
+            optional["data.category"] = data.category
+    check_fields(local, required, optional)
+
+
+def _share_out(
+    records: Sequence[Record], data: DataConfig, seed: int
+) -> tuple[dict[str, list[tuple[Record, list[Message]]]], dict[str, Counter[str]]]:
+    """Find the used records of each client, and how many were left out of each and why."""
+    read = [(record, _conversation(record, data)) for record in records]
+    members: dict[str, list[tuple[Record, list[Message]]]] = defaultdict(list)
+    dropped: dict[str, Counter[str]] = defaultdict(Counter)
+    if not isinstance(data.partition, PartitionByKey | PartitionFiles):
+        # A drawn partition shares out what is used, so that its promise on sizes holds.
+        for _, told in read:
+            if isinstance(told, str):
+                dropped[""][told] += 1
+        read = [(record, told) for record, told in read if not isinstance(told, str)]
+    owners = partition_records([record for record, _ in read], data.partition, seed)
+    for (record, told), owner in zip(read, owners, strict=True):
+        if isinstance(told, str):
+            dropped[owner][told] += 1
+        else:
+            members[owner].append((record, told))
+    return members, dropped
+
+
+def _conversation(record: Record, data: DataConfig) -> list[Message] | str:
+    """Give the record's messages, or the reason why it is not used."""
+    try:
+        return conversation_of(record, data.fields)
+    except UnusableRecord as reason:
+        return str(reason)
+
+
+def _example(
+    record: Record, messages: list[Message], owner: str | None, split: Split, data: DataConfig
+) -> Example:
+    category = field_text(record, data.category) if data.category is not None else ""
+    key = ""
+    if isinstance(data.partition, PartitionDirichlet) and owner is not None:
+        key = key_text(record, data.partition.key)
+    return Example(messages, record.origin, owner, split, category, key)
+
+
+def _global_examples(
+    records: Sequence[Record], data: DataConfig, dropped: dict[str, Counter[str]]
+) -> list[Example]:
+    examples = []
+    for record in records:
+        messages = _conversation(record, data)
+        if isinstance(messages, str):
+            dropped[""][messages] += 1
+            continue
+        key = data.split.key
+        said = split_by_key(record, key) if key is not None and key in record.values else "test"
+        split: Split = "validation" if said == "validation" else "test"
+        examples.append(_example(record, messages, None, split, data))
+    if records and not examples:
+        raise UserError("data.global_test: none of its records can be used: " + ", ".join(dropped[""]))
+    return examples

@@ -1,0 +1,138 @@
+"""What the data of a recipe looks like: numbers for a program, a table for a person."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from fedloom.data.federated import FederatedData
+from fedloom.data.shards import ExampleSet
+from fedloom.data.splits import SPLITS
+
+SHOWN_AT_EACH_END = 10
+TOP_VALUES = 3
+
+
+def describe(data: FederatedData, shown_at_each_end: int = SHOWN_AT_EACH_END) -> dict[str, Any]:
+    """Count examples, tokens and values.
+
+    Args:
+        data: prepared data.
+        shown_at_each_end: with more than twice as many clients, only so many first and last have a row.
+
+    Returns:
+        JSON-ready: clients (number, unseen, rows, quartiles of training examples), totals, global_test,
+        tokens (median, 95th percentile, max), label_tokens, dropped, truncated.
+    """
+    names = data.clients
+    sizes = data.sizes()
+    places = list(range(len(names)))
+    if len(places) > 2 * shown_at_each_end:
+        places = [*places[:shown_at_each_end], *places[len(places) - shown_at_each_end :]]
+    training = sizes[: len(names), 0]
+    everything = data.all_examples()
+    common = {split: data.global_examples(split) for split in ("validation", "test")}
+    return {
+        "clients": {
+            "number": len(names),
+            "unseen": list(data.unseen[:shown_at_each_end]),
+            "unseen_number": len(data.unseen),
+            "training_examples": {
+                name: int(value)
+                for name, value in zip(
+                    ("min", "quarter", "median", "three_quarters", "max"),
+                    np.quantile(training, [0, 0.25, 0.5, 0.75, 1], method="nearest"),
+                    strict=True,
+                )
+            },
+            "rows": [_row(data, names[place], sizes[place]) for place in places],
+        },
+        "totals": data.totals(),
+        "global_test": {split: len(examples) if examples else 0 for split, examples in common.items()},
+        "key": data.key or data.category,
+        "tokens": _lengths(everything.lengths),
+        "label_tokens": int(everything.label_counts.sum()),
+        "dropped": data.dropped,
+        "truncated": data.truncated,
+    }
+
+
+def render(description: Mapping[str, Any]) -> Group:
+    """Lay a description out for a terminal.
+
+    Args:
+        description: from `describe`.
+
+    Returns:
+        Something rich can print.
+    """
+    clients, key = description["clients"], description["key"]
+    rows = clients["rows"]
+    table = Table(title=f"{clients['number']:,} clients", title_justify="left")
+    table.add_column("client", no_wrap=True)
+    for column in (*SPLITS, "tokens median", "95 %", "max", "label tokens"):
+        table.add_column(column, justify="right")
+    if key:
+        table.add_column(key, no_wrap=True, overflow="ellipsis")
+    left_out = clients["number"] - len(rows)
+    for place, row in enumerate(rows):
+        if left_out and place == len(rows) // 2:
+            table.add_row("...", *[""] * (len(table.columns) - 1))
+        values = ", ".join(f"{value} {number}" for value, number in row["top"].items())
+        table.add_row(
+            Text(row["client"]),
+            *(f"{row[split]:,}" for split in SPLITS),
+            *(f"{row['tokens'][name]:,}" for name in ("median", "percentile_95", "max")),
+            f"{row['label_tokens']:,}",
+            *([Text(values + (", ..." if row["more_values"] else ""))] if key else []),
+        )
+    return Group(table, *(Text(line) for line in _summary(description)))
+
+
+def _row(data: FederatedData, client: str, sizes: NDArray[np.int64]) -> dict[str, Any]:
+    examples = ExampleSet.concatenate([data.examples(client, split) for split in SPLITS])
+    values = data.key_histogram(client) or dict(Counter(examples.categories or []).most_common())
+    return {
+        "client": client,
+        **{split: int(size) for split, size in zip(SPLITS, sizes, strict=True)},
+        "tokens": _lengths(examples.lengths),
+        "label_tokens": int(examples.label_counts.sum()),
+        "top": dict(list(values.items())[:TOP_VALUES]),
+        "more_values": max(len(values) - TOP_VALUES, 0),
+    }
+
+
+def _lengths(lengths: NDArray[np.int64]) -> dict[str, int]:
+    median, high, longest = np.quantile(lengths, [0.5, 0.95, 1], method="nearest")
+    return {"median": int(median), "percentile_95": int(high), "max": int(longest)}
+
+
+def _summary(description: Mapping[str, Any]) -> list[str]:
+    clients, totals, common = description["clients"], description["totals"], description["global_test"]
+    spread = clients["training_examples"]
+    lines = [
+        "Training examples a client: smallest {min:,}, a quarter below {quarter:,}, median {median:,}, "
+        "a quarter above {three_quarters:,}, largest {max:,}".format(**spread),
+        "In all: " + ", ".join(f"{totals[split]:,} {split}" for split in SPLITS),
+        "Tokens an example: median {median:,}, 95 % within {percentile_95:,}, longest {max:,}; ".format(
+            **description["tokens"]
+        )
+        + f"label tokens {description['label_tokens']:,}",
+    ]
+    if common["test"]:
+        lines.append(f"Global test: {common['test']:,} examples, for validation {common['validation']:,}")
+    if clients["unseen_number"]:
+        more = ", ..." if clients["unseen_number"] > len(clients["unseen"]) else ""
+        names = ", ".join(clients["unseen"])
+        lines.append(f"Held out of training: {clients['unseen_number']:,} clients ({names}{more})")
+    if description["truncated"]:
+        lines.append(f"Cut to data.max_tokens: {description['truncated']:,} examples")
+    lines += [f"Dropped: {number:,} records, {reason}" for reason, number in description["dropped"].items()]
+    return lines

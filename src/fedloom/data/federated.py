@@ -1,0 +1,283 @@
+"""The data of a federation, ready to train on: `prepare` is the one call the loop makes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloom.data.allocation import (
+    Allocation,
+    Example,
+    allocate,
+    check_clients,
+    check_cohort,
+    count_splits,
+    effective_data,
+    is_checkable,
+)
+from fedloom.data.fingerprint import data_fingerprint
+from fedloom.data.shards import (
+    ExampleArrays,
+    ExampleSet,
+    Names,
+    ShardContents,
+    count_labels,
+    encode_values,
+    is_stored,
+    open_shards,
+    reorder,
+    write_shards,
+)
+from fedloom.data.splits import SPLITS, Split
+from fedloom.data.templates import Segment, Template, load_template
+from fedloom.data.tokenizing import ANSWER_CUT_OFF, Tokenized, tokenize
+from fedloom.errors import UserError, unknown_name
+from fedloom.recipe.schema import PartitionDirichlet, Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class FederatedData:
+    """Every client's tokenised examples, mapped from disk.
+
+    Args:
+        contents: opened shards.
+    """
+
+    def __init__(self, contents: ShardContents) -> None:
+        self._contents = contents
+
+    @property
+    def clients(self) -> Sequence[str]:
+        """The training clients, sorted."""
+        return self._contents.clients
+
+    @property
+    def unseen(self) -> Sequence[str]:
+        """The clients held out of training, sorted; all their examples are test examples."""
+        return self._contents.unseen
+
+    def examples(self, client: str, split: Split) -> ExampleSet:
+        """Give one client's part.
+
+        Args:
+            client: a training or an unseen client.
+            split: train, validation or test.
+
+        Returns:
+            The examples, in the order of the source; may be empty.
+
+        Raises:
+            UserError: for an unknown client.
+        """
+        rows = self._contents.range_of(self._row(client), split)
+        return ExampleSet(self._contents.examples, rows)
+
+    def global_examples(self, split: Literal["validation", "test"] = "test") -> ExampleSet | None:
+        """Give the examples that belong to no client.
+
+        Args:
+            split: where the records name no validation or no test part, the same examples serve as both.
+
+        Returns:
+            The examples, or None where the recipe sets none aside.
+        """
+        start, middle, end = (int(bound) for bound in self._contents.global_bounds)
+        if start == end:
+            return None
+        if start < middle < end:
+            start, end = (start, middle) if split == "validation" else (middle, end)
+        return ExampleSet(self._contents.examples, np.arange(start, end, dtype=np.int64))
+
+    def all_examples(self, split: Split | None = None) -> ExampleSet:
+        """Pool the training clients' examples, client by client.
+
+        Args:
+            split: one part, or None for all three.
+
+        Returns:
+            The examples.
+        """
+        bounds = np.asarray(self._contents.bounds)[: len(self.clients)]
+        if split is None:
+            places = np.arange(bounds[0, 0], bounds[-1, -1], dtype=np.int64)
+        else:
+            part = SPLITS.index(split)
+            pairs = zip(bounds[:, part], bounds[:, part + 1], strict=True)
+            places = np.concatenate([np.arange(start, end, dtype=np.int64) for start, end in pairs])
+        return ExampleSet(self._contents.examples, places)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Records left out, by reason."""
+        total: Counter[str] = Counter()
+        for reasons in self._contents.meta["dropped"].values():
+            total.update(reasons)
+        return dict(sorted(total.items()))
+
+    @property
+    def dropped_by_client(self) -> dict[str, dict[str, int]]:
+        """Records left out, by client and reason; "" stands for records of no client."""
+        return {client: dict(reasons) for client, reasons in self._contents.meta["dropped"].items()}
+
+    @property
+    def truncated(self) -> int:
+        """Examples cut to data.max_tokens."""
+        return int(self._contents.meta["truncated"])
+
+    @property
+    def checkable(self) -> bool:
+        """Whether an answer is right exactly when its text equals the reference."""
+        return bool(self._contents.meta["checkable"])
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything the examples depend on."""
+        return str(self._contents.meta["fingerprint"])
+
+    def totals(self) -> dict[Split, int]:
+        """Count the examples of all training clients together, by split."""
+        sizes = self.sizes()[: len(self.clients)].sum(axis=0)
+        return {split: int(size) for split, size in zip(SPLITS, sizes, strict=True)}
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Count each client's examples: [clients + unseen, 3] int64, columns train, validation, test."""
+        bounds = np.asarray(self._contents.bounds, dtype=np.int64)
+        return bounds[:, 1:] - bounds[:, :-1]
+
+    def key_histogram(self, client: str) -> dict[str, int]:
+        """Count each value of the skewed field at a client, most frequent first.
+
+        Args:
+            client: a training or an unseen client.
+
+        Returns:
+            Value -> examples; empty for partitions that skew no field.
+        """
+        row = self._row(client)
+        start, end = self._contents.bounds[row, 0], self._contents.bounds[row, -1]
+        codes = np.asarray(self._contents.key_codes[start:end])
+        values = [self._contents.key_values[code] for code in codes[codes >= 0]]
+        return dict(Counter(values).most_common())
+
+    @property
+    def key(self) -> str | None:
+        """The field the partition skews, None where it skews none."""
+        key: str | None = self._contents.meta["key"]
+        return key
+
+    @property
+    def category(self) -> str | None:
+        """The field the global test is broken down by, None where the recipe names none."""
+        category: str | None = self._contents.meta["category"]
+        return category
+
+    def _row(self, client: str) -> int:
+        for first, names in ((0, self.clients), (len(self.clients), self.unseen)):
+            assert isinstance(names, Names)
+            place = names.find(client)
+            if place is not None:
+                return first + place
+        raise unknown_name("client", client, [*self.clients, *self.unseen])
+
+
+def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, directory: Path) -> FederatedData:
+    """Read, partition, split and tokenise a recipe's data, or reopen it where that was done before.
+
+    Args:
+        recipe: the recipe.
+        tokenizer: of the base model.
+        directory: where shards are kept, one folder for each fingerprint; created when missing.
+
+    Returns:
+        The data, mapped from disk.
+
+    Raises:
+        UserError: for any mistake in the data; those that need no tokenizer come before it is used.
+    """
+    fingerprint = data_fingerprint(recipe, tokenizer)
+    shards = directory / fingerprint[:16]
+    if not is_stored(shards):
+        allocation = allocate(recipe)
+        template = load_template(recipe.data.template, tokenizer)
+        contents = _tokenized(recipe, allocation, template, tokenizer, fingerprint)
+        write_shards(shards, contents, len(tokenizer))
+    data = FederatedData(open_shards(shards))
+    check_cohort(recipe, len(data.clients))
+    return data
+
+
+def _tokenized(
+    recipe: Recipe,
+    allocation: Allocation,
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    fingerprint: str,
+) -> ShardContents:
+    segments = [_segments(template, example) for example in allocation.examples]
+    tokenized = tokenize(segments, tokenizer, recipe.data.max_tokens)
+    examples = [allocation.examples[place] for place in tokenized.kept]
+    dropped = _all_dropped(allocation, tokenized)
+    check_clients(allocation.clients, count_splits(examples), dropped)
+    if any(example.owner is None for example in allocation.examples) and not any(
+        example.owner is None for example in examples
+    ):
+        raise UserError(f"data.global_test: none of its records can be used: {ANSWER_CUT_OFF}")
+
+    row_of = {client: row for row, client in enumerate([*allocation.clients, *allocation.unseen])}
+    owners = np.array([len(row_of) if e.owner is None else row_of[e.owner] for e in examples], dtype=np.int64)
+    parts = np.array([SPLITS.index(example.split) for example in examples], dtype=np.int64)
+    order = np.lexsort((parts, owners))  # stable: the source's order stays within a part
+    edges = np.concatenate([[0], np.cumsum(np.bincount(owners * 3 + parts, minlength=3 * (len(row_of) + 1)))])
+    starts = edges[: 3 * len(row_of)].reshape(-1, 3)
+    data = effective_data(recipe.data)
+    names, codes = encode_values([example.category for example in examples])
+    key_values, key_codes = encode_values([example.key for example in examples])
+    has_category, has_key = data.category is not None, isinstance(data.partition, PartitionDirichlet)
+    arrays = ExampleArrays(
+        tokens=tokenized.tokens,
+        trained=tokenized.trained.astype(np.uint8),
+        offsets=tokenized.offsets,
+        label_counts=count_labels(tokenized.trained, tokenized.offsets),
+        category_codes=codes if has_category else None,
+        categories=names if has_category else None,
+    )
+    return ShardContents(
+        examples=reorder(arrays, order),
+        clients=allocation.clients,
+        unseen=allocation.unseen,
+        bounds=np.concatenate([starts, edges[3 : 3 * len(row_of) + 1 : 3, None]], axis=1).astype(np.int64),
+        global_bounds=edges[-3:].astype(np.int64),
+        key_codes=key_codes[order] if has_key else np.full(len(examples), -1, dtype=np.int32),
+        key_values=key_values if has_key else [],
+        meta={
+            "fingerprint": fingerprint,
+            "checkable": is_checkable(recipe.data),
+            "truncated": tokenized.truncated,
+            "dropped": {client: dict(reasons) for client, reasons in sorted(dropped.items()) if reasons},
+            "category": data.category,
+            "key": data.partition.key if isinstance(data.partition, PartitionDirichlet) else None,
+        },
+    )
+
+
+def _segments(template: Template, example: Example) -> list[Segment]:
+    try:
+        return template.segments(example.messages)
+    except UserError as error:
+        raise UserError(f"{example.origin}: {error.message}", hint=error.hint) from None
+
+
+def _all_dropped(allocation: Allocation, tokenized: Tokenized) -> Mapping[str, Counter[str]]:
+    dropped: dict[str, Counter[str]] = {client: Counter(lost) for client, lost in allocation.dropped.items()}
+    kept = set(tokenized.kept.tolist())
+    for place, example in enumerate(allocation.examples):
+        if place not in kept:
+            dropped.setdefault(example.owner or "", Counter())[ANSWER_CUT_OFF] += 1
+    return dropped

@@ -1,0 +1,157 @@
+"""From segments of text to token ids with a mask of what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloom.data.templates import Segment
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ANSWER_CUT_OFF = "no answer within max_tokens"
+
+# Fast tokenizers work in batches; this many examples keep the Python lists of one batch small.
+EXAMPLES_PER_BATCH = 1000
+# Text that stands before a continuation while it is tokenised, and whose tokens are then taken off again.
+_LEAD = "\n"
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Token ids of examples laid end to end.
+
+    Args:
+        tokens: [total] int64, token ids.
+        trained: [total] bool, whether the model learns to predict the token.
+        offsets: [examples + 1] int64, where each example starts.
+        kept: [examples] int64, which of the given examples these are; the others are dropped.
+        truncated: how many of the kept examples were cut to the longest length allowed.
+    """
+
+    tokens: NDArray[np.int64]
+    trained: NDArray[np.bool_]
+    offsets: NDArray[np.int64]
+    kept: NDArray[np.int64]
+    truncated: int
+
+
+class SegmentTokenizer:
+    """Tokenises each segment on its own, so that a prompt has the same tokens in training and generation.
+
+    Args:
+        tokenizer: of the base model.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._first_text = tokenizer.bos_token if isinstance(tokenizer.bos_token, str) else None
+        self._first_ids = _ids_before_text(tokenizer)
+        self._lead_ids = self._encode([_LEAD])[0]
+        # SentencePiece-like tokenizers put a space before any text: right for the first segment only.
+        bare, led = self._encode(["a", _LEAD + "a"])
+        self._adds_space = led != self._lead_ids + bare
+
+    def __call__(self, examples: Sequence[Sequence[Segment]]) -> list[list[list[int]]]:
+        """Tokenise examples.
+
+        Args:
+            examples: the segments of each example.
+
+        Returns:
+            For each example and segment, its token ids; the first has the tokenizer's opening tokens.
+        """
+        texts = [
+            _LEAD + segment.text if place and self._adds_space else segment.text
+            for segments in examples
+            for place, segment in enumerate(segments)
+        ]
+        encoded = iter(self._encode(texts) if texts else [])
+        return [
+            [self._placed(next(encoded), segment.text, place) for place, segment in enumerate(segments)]
+            for segments in examples
+        ]
+
+    def _placed(self, ids: list[int], text: str, place: int) -> list[int]:
+        if place == 0:
+            written = self._first_text is not None and text.startswith(self._first_text)
+            return ids if written else self._first_ids + ids
+        if not self._adds_space:
+            return ids
+        if ids[: len(self._lead_ids)] == self._lead_ids:
+            return ids[len(self._lead_ids) :]
+        # The lead has merged into the text's own first token: keep the text's plain tokens.
+        return self._encode([text])[0]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return [list(ids) for ids in encoded["input_ids"]]
+
+
+def tokenize(
+    examples: Sequence[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase, max_tokens: int
+) -> Tokenized:
+    """Tokenise examples, cut them to length and drop those that would train nothing.
+
+    Args:
+        examples: the segments of each example.
+        tokenizer: of the base model.
+        max_tokens: longest example; what goes beyond is cut off at the end.
+
+    Returns:
+        The examples that keep at least one label. A trained token at position 0 is no label: nothing
+        precedes it that could predict it.
+    """
+    segment_tokenizer = SegmentTokenizer(tokenizer)
+    tokens: list[NDArray[np.int64]] = []
+    trained: list[NDArray[np.bool_]] = []
+    kept: list[int] = []
+    truncated = 0
+    for start in range(0, len(examples), EXAMPLES_PER_BATCH):
+        batch = examples[start : start + EXAMPLES_PER_BATCH]
+        for place, (segments, pieces) in enumerate(zip(batch, segment_tokenizer(batch), strict=True), start):
+            ids = np.array([token for piece in pieces for token in piece], dtype=np.int64)
+            mask = np.repeat([segment.trained for segment in segments], [len(piece) for piece in pieces])
+            if not mask[1:max_tokens].any():
+                continue
+            truncated += len(ids) > max_tokens
+            tokens.append(ids[:max_tokens])
+            trained.append(mask[:max_tokens])
+            kept.append(place)
+    lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
+    return Tokenized(
+        tokens=np.concatenate(tokens) if tokens else np.zeros(0, dtype=np.int64),
+        trained=np.concatenate(trained) if trained else np.zeros(0, dtype=np.bool_),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        kept=np.array(kept, dtype=np.int64),
+        truncated=int(truncated),
+    )
+
+
+def tokenize_prompt(segments: Sequence[Segment], tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+    """Tokenise a prompt exactly as training saw it.
+
+    Args:
+        segments: from `Template.prompt_segments`.
+        tokenizer: of the base model.
+
+    Returns:
+        [tokens] int64, token ids to generate from.
+    """
+    pieces = SegmentTokenizer(tokenizer)([segments])[0]
+    return np.array([token for piece in pieces for token in piece], dtype=np.int64)
+
+
+def _ids_before_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    # What the tokenizer itself opens a text with; tokens it closes one with are the template's business.
+    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    whole = list(tokenizer("a")["input_ids"])
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start]
+    return []

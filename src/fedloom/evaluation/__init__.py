@@ -1,0 +1,1 @@
+"""How good an adapter is: loss and exact match on clients' own and on global test sets."""

@@ -1,0 +1,148 @@
+"""The loop. A run is a few arms, an arm is a loop over rounds, and a round is: plan, train, step, record, commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from fedloom.arms import Arm, build_arms
+from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
+from fedloom.model.peft_format import export_adapter
+from fedloom.report.events import EventLog
+from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDirectory, write_json
+from fedloom.runtime.tally import Tally
+from fedloom.session import Session, describe_session, open_session
+
+Listener = Callable[[dict[str, Any]], None]
+# Given the rounds of every arm, something that listens to events while it is open.
+Observer = Callable[[dict[str, int]], AbstractContextManager[Listener]]
+
+
+def train(directory: RunDirectory, observer: Observer) -> dict[str, Any]:
+    """Carry a run to its end, from the beginning or from its newest checkpoint.
+
+    Args:
+        directory: the open run directory.
+        observer: is told of every event.
+
+    Returns:
+        The run's metrics, as written to `metrics.json`.
+    """
+    began = time.perf_counter()
+    session = open_session(directory.recipe, directory.path)
+    arms = build_arms(session)
+    data_seconds = time.perf_counter() - began
+    log = EventLog(directory.path / EVENTS)
+    with observer({arm.name: arm.rounds for arm in arms}) as listener:
+        log.add_listener(listener)
+        state = load_checkpoint(directory.path / CHECKPOINTS)
+        if state is None:
+            state = _begin(session, arms[0], log, data_seconds)
+            _commit(directory.path, log, state)
+        else:
+            # What a killed round had logged is cut off: it will happen again, in the same way.
+            log.truncate(state.events)
+        while True:
+            run_arm(directory.path, session, arms[state.arm], log, state)
+            if state.arm + 1 == len(arms):
+                break
+            _next_arm(session, arms, state)
+            _commit(directory.path, log, state)
+        log.append("end", seconds=state.totals["seconds"])
+    metrics = _metrics(session, state)
+    write_json(directory.path / METRICS, metrics)
+    return metrics
+
+
+def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunState) -> None:
+    """The loop over rounds.
+
+    Args:
+        path: the run directory.
+        session: what the run works with.
+        arm: what is trained.
+        log: the event log.
+        state: where the run stands; brought forward in place and committed after every round.
+    """
+    every = session.recipe.evaluation.every
+    for number in range(state.round + 1, arm.rounds + 1):
+        began = time.perf_counter()
+        plan = arm.plan(number)
+        tally = Tally()
+        updates = tally.watch(session.runtime.train(plan, state.adapter))
+        state.adapter, state.algorithm = arm.algorithm.step(state.adapter, state.algorithm, updates)
+        state.round = number
+        _record(log, state, arm, tally, time.perf_counter() - began)
+        if number == arm.rounds or (every is not None and number % every == 0):
+            began = time.perf_counter()
+            result = arm.evaluate(state.adapter, number)
+            _record_result(log, state, arm.name, result, time.perf_counter() - began)
+        if number == arm.rounds and arm.name == "federated":
+            export_adapter(path / ADAPTER, state.adapter, session.model, session.lora, session.recipe.model)
+        _commit(path, log, state)
+
+
+def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> RunState:
+    """The state before the first round: a fresh adapter, and the untuned base evaluated."""
+    log.truncate(0)
+    log.append("start", **describe_session(session), data_seconds=data_seconds)
+    state = RunState(adapter=session.lora.initial(session.recipe.seed))
+    state.algorithm = first.algorithm.init(state.adapter)
+    state.totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0}
+    began = time.perf_counter()
+    result = session.evaluator.shared(state.adapter)
+    _record_result(log, state, "base", result, time.perf_counter() - began)
+    return state
+
+
+def _next_arm(session: Session, arms: list[Arm], state: RunState) -> None:
+    """Every arm starts where the federation started: same seed, same fresh adapter."""
+    state.arm, state.round = state.arm + 1, 0
+    state.adapter = session.lora.initial(session.recipe.seed)
+    state.algorithm = arms[state.arm].algorithm.init(state.adapter)
+
+
+def _record(log: EventLog, state: RunState, arm: Arm, tally: Tally, seconds: float) -> None:
+    state.totals["seconds"] += seconds
+    numbers = {"loss": tally.loss, "tokens": tally.tokens, "train_seconds": tally.train_seconds}
+    if arm.name != "federated":
+        log.append("baseline_round", arm=arm.name, round=state.round, **numbers)
+        return
+    for key in ("bytes_up", "bytes_down", "tokens"):
+        state.totals[key] += getattr(tally, key)
+    log.append(
+        "round",
+        round=state.round,
+        clients=list(tally.losses),
+        **numbers,
+        aggregate_seconds=seconds - tally.train_seconds,
+        bytes_up=tally.bytes_up,
+        bytes_down=tally.bytes_down,
+        client_losses=tally.losses,
+    )
+
+
+def _record_result(log: EventLog, state: RunState, arm: str, result: dict[str, Any], seconds: float) -> None:
+    state.results[arm] = result
+    state.totals["seconds"] += seconds
+    log.append("evaluation", arm=arm, round=state.round, seconds=seconds, result=result)
+
+
+def _commit(path: Path, log: EventLog, state: RunState) -> None:
+    state.events = log.position
+    save_checkpoint(path / CHECKPOINTS, state)
+
+
+def _metrics(session: Session, state: RunState) -> dict[str, Any]:
+    recipe = session.recipe
+    return {
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "rounds": recipe.federation.rounds,
+        **state.totals,
+        "eval": state.results["federated"],
+        "baselines": {name: result for name, result in state.results.items() if name != "federated"},
+    }

@@ -1,0 +1,92 @@
+"""Looking into data and finished runs: what clients hold, how good an adapter is, what it answers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from rich.console import Console
+from transformers import AutoModelForCausalLM
+
+from fedloom.data.conversation import Message
+from fedloom.data.describe import describe, render
+from fedloom.data.templates import load_template
+from fedloom.errors import unknown_name
+from fedloom.model.base import load_tokenizer, pick_device, pick_dtype, resolve_base
+from fedloom.model.peft_format import import_adapter
+from fedloom.recipe import load_recipe
+from fedloom.run_directory import ADAPTER, open_finished
+from fedloom.session import open_session, prepare_data
+
+
+def show_data(recipe: str | Path, overrides: Sequence[str]) -> None:
+    """Print what each client of a recipe holds.
+
+    Args:
+        recipe: a YAML file or a shipped recipe's name.
+        overrides: strings such as "data.max_tokens=256".
+    """
+    checked = load_recipe(recipe, overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        data, _ = prepare_data(checked, Path(folder) / "data")
+        Console().print(render(describe(data)))
+
+
+def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
+    """Evaluate the adapter of a finished run once more.
+
+    Args:
+        directory: the run directory.
+        split: test or validation; None: the recipe's.
+
+    Returns:
+        A result as in `metrics.json`.
+    """
+    folder, recipe = open_finished(directory)
+    if split is not None:
+        if split not in {"test", "validation"}:
+            raise unknown_name("--split", split, ["test", "validation"])
+        section = recipe.evaluation.model_copy(update={"split": split})
+        recipe = recipe.model_copy(update={"evaluation": section})
+    session = open_session(recipe, folder)
+    return session.evaluator.shared(import_adapter(folder / ADAPTER, session.lora))
+
+
+def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adapter: bool) -> str:
+    """Answer a prompt greedily, with the adapter as PEFT loads it.
+
+    Args:
+        directory: the run directory.
+        prompt: the user's text.
+        max_new_tokens: longest answer.
+        with_adapter: False answers with the untuned base.
+
+    Returns:
+        The answer's text.
+    """
+    folder, recipe = open_finished(directory)
+    tokenizer = load_tokenizer(recipe.model)
+    template = load_template(recipe.data.template, tokenizer)
+    device = pick_device(recipe.runtime.device)
+    model = AutoModelForCausalLM.from_pretrained(
+        resolve_base(recipe.model.base), dtype=pick_dtype(recipe.model.dtype, device), use_safetensors=True
+    ).to(device)
+    if with_adapter:
+        model = PeftModel.from_pretrained(model, str(folder / ADAPTER))
+    text = template.prompt([Message("user", prompt)])
+    # The template may have written the tokenizer's own first token already.
+    written = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    inputs = tokenizer(text, return_tensors="pt", add_special_tokens=not written).to(device)
+    with torch.no_grad():
+        output = model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+        )
+    answer: str = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return answer.strip()

@@ -1,0 +1,180 @@
+"""Loading the frozen base model and its tokenizer, and checking both before any weight is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from fedloom.errors import UserError
+from fedloom.model.attention import IMPLEMENTATION
+from fedloom.model.grouped_lora import target_layers
+from fedloom.recipe.schema import ModelConfig
+
+POCKET = Path(__file__).parent / "pocket"
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+
+
+def resolve_base(base: str) -> str:
+    """The folder or hub id behind the recipe's `model.base`.
+
+    Args:
+        base: a folder, a hub id, or "pocket".
+
+    Returns:
+        What transformers' from_pretrained takes.
+
+    Raises:
+        UserError: where it is neither, or a folder lacks a model's files.
+    """
+    if base == "pocket":
+        return str(POCKET)
+    path = Path(base)
+    if path.is_dir():
+        _check_folder(path, base)
+        return str(path)
+    if path.exists():
+        raise UserError(f"model.base: {base!r} is a file", hint="give the folder that holds config.json")
+    if base.startswith((".", "/", "~")) or not HUB_ID.match(base):
+        raise UserError(
+            f"model.base: no such folder: {base!r}", hint="a folder, a hub id owner/name, or pocket"
+        )
+    return base
+
+
+def _check_folder(path: Path, base: str) -> None:
+    config = path / "config.json"
+    if not config.is_file():
+        raise UserError(f"model.base: {base!r} has no config.json, so it is not a model folder")
+    try:
+        json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"model.base: {config} is not valid JSON: {error}") from None
+    if not any(path.glob("*.safetensors")):
+        pickled = any(path.glob("*.bin"))
+        raise UserError(
+            f"model.base: {base!r} has no weights (*.safetensors)",
+            hint="pickled *.bin weights are never read: convert them with save_pretrained" if pickled else None,
+        )
+    if not (path / "tokenizer_config.json").is_file() and not (path / "tokenizer.json").is_file():
+        raise UserError(f"model.base: {base!r} has no tokenizer (tokenizer.json)")
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """The base model's tokenizer.
+
+    Args:
+        config: the recipe's model section.
+
+    Returns:
+        A transformers tokenizer.
+
+    Raises:
+        UserError: where it can't be loaded.
+    """
+    base = resolve_base(config.base)
+    try:
+        return AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model.base: no tokenizer from {config.base!r}: {_first_line(error)}") from None
+
+
+def check_model(config: ModelConfig) -> None:
+    """Find mistakes in the model section without reading a weight: the model is built on the meta device.
+
+    Args:
+        config: the recipe's model section.
+
+    Raises:
+        UserError: an unknown architecture, or targets that the model does not have.
+    """
+    base = resolve_base(config.base)
+    try:
+        settings = AutoConfig.from_pretrained(base)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(settings)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model.base: can't load {config.base!r}: {_first_line(error)}") from None
+    target_layers(model, config.adapter.targets)
+
+
+def pick_device(device: str) -> torch.device:
+    """The device a recipe's `runtime.device` stands for.
+
+    Args:
+        device: auto, cpu, or a CUDA device.
+
+    Returns:
+        The device; auto takes CUDA where there is one.
+
+    Raises:
+        UserError: for a device that is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"runtime.device: {device!r} is not auto, cpu or cuda:N") from None
+    if chosen.type not in {"cpu", "cuda"}:
+        raise UserError(f"runtime.device: {device!r} is not auto, cpu or cuda:N")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"runtime.device: {device!r}, but {torch.cuda.device_count()} CUDA devices are here")
+    return chosen
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The number format of the frozen base.
+
+    Args:
+        dtype: auto, float32 or bfloat16.
+        device: where the base will live.
+
+    Returns:
+        For auto, bfloat16 where the hardware computes it natively, else float32.
+    """
+    if dtype == "float32":
+        return torch.float32
+    if dtype == "bfloat16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def load_base(config: ModelConfig, device: torch.device) -> PreTrainedModel:
+    """The base model, frozen, with attention that takes packed batches.
+
+    Args:
+        config: the recipe's model section.
+        device: where it goes.
+
+    Returns:
+        A transformers causal language model in evaluation mode, without gradients.
+
+    Raises:
+        UserError: where the weights can't be loaded.
+    """
+    base = resolve_base(config.base)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base,
+            dtype=pick_dtype(config.dtype, device),
+            attn_implementation=IMPLEMENTATION,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"model.base: can't load {config.base!r}: {_first_line(error)}") from None
+    model.requires_grad_(False)
+    frozen: PreTrainedModel = model.eval().to(device)
+    return frozen
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,233 @@
+"""Grouped LoRA: the adapters of a whole cohort over one frozen base, trained in one pass.
+
+Every token belongs to a group and group g has its own factors A[g] [rank, in] and B[g] [out, rank]
+(LoRA, arXiv 2106.09685). Products never mix groups, so K clients in one pass train exactly as each would alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from fedloom.errors import UserError, nearest
+from fedloom.randomness import torch_generator
+from fedloom.recipe.schema import LoraConfig
+
+# PEFT's names: everything written here loads in PEFT, TRL and vLLM.
+PREFIX = "base_model.model."
+
+Adapter = dict[str, Tensor]
+
+
+class _GroupedLinear(torch.autograd.Function):
+    """y = x W^T + bias, and for the tokens of group g also scale * (x A[g]^T) B[g]^T.
+
+    Base and adapter are one operation so that the adapter's part is added in place, forwards and backwards, and x is
+    kept once. W is frozen: it gets no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+        starts: tuple[int, ...],
+    ) -> Tensor:
+        down, up = a.to(x.dtype), (b * scale).to(x.dtype)
+        output = nn.functional.linear(x, weight, bias)
+        inner = x.new_empty(x.shape[0], a.shape[1])
+        for group, (first, last) in enumerate(pairwise(starts)):
+            if first < last:
+                torch.mm(x[first:last], down[group].t(), out=inner[first:last])
+                output[first:last].addmm_(inner[first:last], up[group].t())
+        ctx.save_for_backward(x, inner, weight, down, up)
+        ctx.scale, ctx.starts, ctx.dtype = scale, starts, a.dtype
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = gradients[0]
+        x, inner, weight, down, up = ctx.saved_tensors
+        to_x = gradient @ weight if ctx.needs_input_grad[0] else None
+        to_a = torch.zeros(down.shape, dtype=ctx.dtype, device=x.device)
+        to_b = torch.zeros(up.shape, dtype=ctx.dtype, device=x.device)
+        for group, (first, last) in enumerate(pairwise(ctx.starts)):
+            if first < last:
+                part = gradient[first:last]
+                to_inner = part @ up[group]
+                to_b[group] = part.t() @ inner[first:last]
+                to_a[group] = to_inner.t() @ x[first:last]
+                if to_x is not None:
+                    to_x[first:last].addmm_(to_inner, down[group])
+        return to_x, None, None, to_a, to_b.mul_(ctx.scale), None, None
+
+
+class GroupedLoraLayer(nn.Module):
+    """A frozen linear layer with the adapters of all groups on top."""
+
+    def __init__(self, base: nn.Linear | Conv1D, owner: GroupedLora, name: str) -> None:
+        super().__init__()
+        self.base = base
+        self.name = name
+        # In a tuple, so that torch does not register the owner (and through it the model) as a child.
+        self._owner = (owner,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Base output plus the adapter of each token's group; x is [..., in], flattened over tokens."""
+        owner = self._owner[0]
+        weight = self.base.weight.t() if isinstance(self.base, Conv1D) else self.base.weight
+        a, b = owner.factors(self.name)
+        output: Tensor = _GroupedLinear.apply(
+            x.reshape(-1, x.shape[-1]), weight, self.base.bias, a, b, owner.scale, owner.group_starts
+        )
+        return output.view(*x.shape[:-1], -1)
+
+
+class GroupedLora:
+    """The adapters of a cohort on one model: where they live while they train.
+
+    All groups' parameters are rows of one [groups, parameters] fp32 buffer, all gradients rows of another, so an
+    optimiser works on two tensors and a client's gradient norm is the norm of one row.
+
+    Args:
+        model: the frozen base; its target layers are wrapped in place.
+        config: rank, scale and targets.
+    """
+
+    def __init__(self, model: PreTrainedModel, config: LoraConfig) -> None:
+        self.scale = config.alpha / config.rank
+        self.group_starts: tuple[int, ...] = ()
+        self.shapes: dict[str, tuple[int, int]] = {}
+        for name in target_layers(model, config.targets):
+            parent = model.get_submodule(name.rpartition(".")[0])
+            base = model.get_submodule(name)
+            assert isinstance(base, (nn.Linear, Conv1D))
+            inputs, outputs = _sizes(base)
+            setattr(parent, name.rpartition(".")[2], GroupedLoraLayer(base, self, name))
+            self.shapes[f"{PREFIX}{name}.lora_A.weight"] = (config.rank, inputs)
+            self.shapes[f"{PREFIX}{name}.lora_B.weight"] = (outputs, config.rank)
+        self.size = sum(rows * columns for rows, columns in self.shapes.values())
+        self.device = next(model.parameters()).device
+        self.values = self.gradients = torch.empty(0, self.size)
+        self._parameters: dict[str, Tensor] = {}
+        self._gradient_views: dict[str, Tensor] = {}
+
+    def initial(self, seed: int) -> Adapter:
+        """A fresh adapter: A uniform as in PEFT (Kaiming, a = sqrt 5), B zero, so the model is the base model.
+
+        Args:
+            seed: the recipe's seed.
+
+        Returns:
+            fp32 tensors under PEFT's names.
+        """
+        adapter: Adapter = {}
+        for name, (rows, columns) in self.shapes.items():
+            if ".lora_A." in name:
+                bound = math.sqrt(1 / columns)
+                generator = torch_generator(seed, f"adapter {name}")
+                adapter[name] = torch.empty(rows, columns).uniform_(-bound, bound, generator=generator)
+            else:
+                adapter[name] = torch.zeros(rows, columns)
+        return adapter
+
+    def load(self, adapters: Sequence[Mapping[str, Tensor]], trainable: bool = True) -> None:
+        """Put one adapter into every group.
+
+        Args:
+            adapters: one for each group, fp32, PEFT's names.
+            trainable: whether gradients will be asked for.
+        """
+        self.values = torch.stack([self.flatten(adapter) for adapter in adapters]).to(self.device)
+        self.gradients = torch.zeros_like(self.values) if trainable else self.values.new_empty(0, self.size)
+        self._gradient_views = self.split(self.gradients)
+        self._parameters = {
+            name: view.detach().requires_grad_(trainable) for name, view in self.split(self.values).items()
+        }
+
+    def backward(self, loss: Tensor) -> None:
+        """Overwrite `gradients` with those of a scalar loss.
+
+        Args:
+            loss: a scalar computed from the loaded adapters.
+        """
+        gradients = torch.autograd.grad(loss, list(self._parameters.values()))
+        torch._foreach_copy_(list(self._gradient_views.values()), list(gradients))
+
+    def flatten(self, adapter: Mapping[str, Tensor]) -> Tensor:
+        """An adapter as one fp32 vector [parameters] in this model's order."""
+        return torch.cat([adapter[name].reshape(-1).float() for name in self.shapes])
+
+    def split(self, buffer: Tensor) -> dict[str, Tensor]:
+        """Views [groups, rows, columns] of a [groups, parameters] buffer, under PEFT's names."""
+        views: dict[str, Tensor] = {}
+        first = 0
+        for name, (rows, columns) in self.shapes.items():
+            views[name] = buffer[:, first : first + rows * columns].view(-1, rows, columns)
+            first += rows * columns
+        return views
+
+    def unflatten(self, row: Tensor) -> Adapter:
+        """The named tensors of one [parameters] vector, copied to the CPU."""
+        row = row.detach().to("cpu", copy=True)
+        return {name: view[0].clone() for name, view in self.split(row[None]).items()}
+
+    def factors(self, layer: str) -> tuple[Tensor, Tensor]:
+        """The stacked factors A [groups, rank, in] and B [groups, out, rank] of one layer."""
+        name = f"{PREFIX}{layer}"
+        return self._parameters[f"{name}.lora_A.weight"], self._parameters[f"{name}.lora_B.weight"]
+
+
+def linear_layers(model: PreTrainedModel) -> list[str]:
+    """Names of all layers that can carry an adapter: linear ones other than the output head."""
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
+    ]
+
+
+def target_layers(model: PreTrainedModel, targets: Sequence[str] | str) -> list[str]:
+    """Resolve the recipe's targets to layer names.
+
+    Args:
+        model: the base model (weights may be on the meta device).
+        targets: layer names or their last parts, or "all-linear".
+
+    Returns:
+        Full names, in the model's order.
+
+    Raises:
+        UserError: for a target that no linear layer matches.
+    """
+    layers = linear_layers(model)
+    if targets == "all-linear":
+        return layers
+    known = list(dict.fromkeys(name.rpartition(".")[2] for name in layers))
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            close = nearest(target, known)
+            raise UserError(
+                f"model.adapter.targets: {target!r} matches no linear layer of the model; "
+                f"it has: {', '.join(known)}",
+                hint=f"did you mean {close!r}?" if close else None,
+            )
+    return [name for name in layers if any(name == t or name.endswith(f".{t}") for t in targets)]
+
+
+def _sizes(layer: nn.Linear | Conv1D) -> tuple[int, int]:
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    return int(layer.weight.shape[0]), int(layer.weight.shape[1])

@@ -1,0 +1,110 @@
+"""Reading results: the four arms of an experiment, the test sets they were scored on, means over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Result = Mapping[str, Any]
+Column = tuple[str | None, str]  # test set (None: the top-level numbers) and measure
+
+ARMS = ("base", "local", "federated", "centralized")
+TEST_SETS = {"own": "own mixture", "global": "global test", "unseen": "unseen clients"}
+MEASURES = ("accuracy", "loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What one arm reached on one test set; deviations only over several seeds."""
+
+    loss: float | None = None
+    loss_sd: float | None = None
+    accuracy: float | None = None
+    accuracy_sd: float | None = None
+
+
+def score(result: Result, test_set: str | None = None) -> Score:
+    """The score of a result on one test set.
+
+    Args:
+        result: the result of one arm.
+        test_set: a key of `TEST_SETS`, or None for the top-level numbers.
+
+    Returns:
+        The score; its fields are None where the result says nothing.
+    """
+    block = result if test_set is None else result.get(test_set) or {}
+    return Score(**{key: block.get(key) for key in ("loss", "loss_sd", "accuracy", "accuracy_sd")})
+
+
+def arms(metrics: Mapping[str, Any]) -> dict[str, Result]:
+    """The results by arm, in the order people read them.
+
+    Args:
+        metrics: the content of `metrics.json`.
+
+    Returns:
+        Those of base, local, federated and centralized that are present.
+    """
+    found: dict[str, Result] = {**(metrics.get("baselines") or {})}
+    if metrics.get("eval"):
+        found["federated"] = metrics["eval"]
+    return {arm: found[arm] for arm in ARMS if found.get(arm)}
+
+
+def scored_on(results: Iterable[Result]) -> list[str | None]:
+    """The test sets worth a column each.
+
+    Args:
+        results: the results of all arms.
+
+    Returns:
+        Keys of `TEST_SETS`, or only None (the top-level numbers) where clients' own tests are all there is.
+    """
+    present = {key for result in results for key in TEST_SETS if result.get(key)}
+    if present <= {"own"}:
+        return [None]
+    return [key for key in TEST_SETS if key in present]
+
+
+def columns(results: Sequence[Result]) -> list[Column]:
+    """The (test set, measure) pairs that at least one arm has a number for.
+
+    Args:
+        results: the results of all arms.
+
+    Returns:
+        Column keys in display order: accuracy before loss within each test set.
+    """
+    return [
+        (test_set, measure)
+        for test_set in scored_on(results)
+        for measure in MEASURES
+        if any(getattr(score(result, test_set), measure) is not None for result in results)
+    ]
+
+
+def average_results(results: Sequence[Result]) -> dict[str, Any]:
+    """Mean and sample standard deviation over seeds of everything that can be averaged.
+
+    Args:
+        results: one result per seed, of the same arm.
+
+    Returns:
+        loss, loss_sd and, where every seed has them, accuracy, accuracy_sd and the same per test set.
+    """
+    merged: dict[str, Any] = {}
+    for measure in MEASURES:
+        values = [result.get(measure) for result in results]
+        known = [float(value) for value in values if value is not None]
+        if known and len(known) == len(values):
+            merged[measure] = statistics.fmean(known)
+            merged[f"{measure}_sd"] = statistics.stdev(known) if len(known) > 1 else 0.0
+    for test_set in TEST_SETS:
+        blocks = [result.get(test_set) for result in results]
+        present = [block for block in blocks if block]
+        if present and len(present) == len(blocks):
+            merged[test_set] = average_results(present)
+    return merged

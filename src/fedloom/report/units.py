@@ -1,0 +1,57 @@
+"""Numbers as people read them: bytes, durations, counts and percentages."""
+
+from __future__ import annotations
+
+MISSING = "\N{EN DASH}"
+
+
+def bytes_text(count: float | None) -> str:
+    """A number of bytes in decimal units, such as "12.3 MB"."""
+    return MISSING if count is None else _scaled(count, 1000.0, ("B", "kB", "MB", "GB", "TB", "PB"))
+
+
+def count_text(count: float | None) -> str:
+    """A large count, such as "1.2 M" parameters; below ten thousand the exact number."""
+    if count is None:
+        return MISSING
+    return f"{count:,.0f}" if abs(count) < 10_000 else _scaled(count, 1000.0, ("", "k", "M", "B", "T"))
+
+
+def seconds_text(seconds: float | None) -> str:
+    """A duration with the two largest units that matter, such as "4 min 10 s"."""
+    if seconds is None:
+        return MISSING
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def accuracy_text(value: float | None, deviation: float | None = None) -> str:
+    """An accuracy between 0 and 1 in per cent, with its standard deviation over seeds if known."""
+    if value is None:
+        return MISSING
+    return f"{100 * value:.1f} %" if deviation is None else f"{100 * value:.1f} ± {100 * deviation:.1f} %"
+
+
+def loss_text(value: float | None, deviation: float | None = None) -> str:
+    """A loss with three decimals, with its standard deviation over seeds if known."""
+    if value is None:
+        return MISSING
+    return f"{value:.3f}" if deviation is None else f"{value:.3f} ± {deviation:.3f}"
+
+
+def _scaled(count: float, step: float, units: tuple[str, ...]) -> str:
+    size, index = float(count), 0
+    while abs(size) >= step - 0.5 and index < len(units) - 1:
+        size, index = size / step, index + 1
+    digits = 0 if index == 0 or abs(size) >= 100 else 1
+    return f"{size:.{digits}f} {units[index]}".rstrip()

@@ -1,0 +1,60 @@
+"""What a round came to, summed over its updates as they pass by on their way into the aggregate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from fedloom.aggregation import Update
+
+
+@dataclass
+class Tally:
+    """Sums over the updates of one round.
+
+    Args:
+        losses: each client's mean training loss, in the order of arrival.
+        examples: training examples of all clients.
+        weighted_loss: sum over clients of examples times loss.
+        tokens: trained, without padding.
+        bytes_up: sent by clients.
+        bytes_down: sent to clients.
+        train_seconds: spent waiting for updates, which in-process is the time of training.
+    """
+
+    losses: dict[str, float] = field(default_factory=dict)
+    examples: int = 0
+    weighted_loss: float = 0.0
+    tokens: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    train_seconds: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Mean training loss, weighted by examples."""
+        return self.weighted_loss / self.examples
+
+    def watch(self, updates: Iterator[Update]) -> Iterator[Update]:
+        """Pass updates on, noting what they report.
+
+        Args:
+            updates: from a runtime.
+
+        Yields:
+            The same updates.
+        """
+        while True:
+            began = time.perf_counter()
+            update = next(updates, None)
+            self.train_seconds += time.perf_counter() - began
+            if update is None:
+                return
+            self.losses[update.client] = update.metrics["loss"]
+            self.examples += update.num_examples
+            self.weighted_loss += update.num_examples * update.metrics["loss"]
+            self.tokens += update.metrics["tokens"]
+            self.bytes_up += update.metrics["bytes_up"]
+            self.bytes_down += update.metrics["bytes_down"]
+            yield update

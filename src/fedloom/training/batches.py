@@ -1,0 +1,57 @@
+"""Which examples a client sees in which step: keyed by seed, round and client, by nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedloom.randomness import numpy_generator
+from fedloom.recipe.schema import LocalConfig
+
+
+def number_of_steps(examples: int, local: LocalConfig) -> int:
+    """Optimiser steps a client takes in one round.
+
+    Args:
+        examples: its training examples.
+        local: steps, or epochs and batch size.
+
+    Returns:
+        The number of steps, at least 1.
+    """
+    if local.steps is not None:
+        return local.steps
+    assert local.epochs is not None
+    return local.epochs * -(-examples // local.batch_size)
+
+
+def round_batches(
+    examples: int, local: LocalConfig, batch_size: int, seed: int, round_number: int, client: str
+) -> list[np.ndarray]:
+    """The batches of one client in one round: passes over its shuffled examples.
+
+    With `local.steps`, one pass flows into the next so that every batch is full (a client with fewer examples than
+    a batch takes all of them once per step); with `local.epochs`, a pass ends with a smaller batch.
+
+    Args:
+        examples: number of training examples.
+        local: steps or epochs.
+        batch_size: examples a step.
+        seed: the recipe's seed.
+        round_number: the round.
+        client: the client's name.
+
+    Returns:
+        One int64 array of example indices for each step.
+    """
+    generator = numpy_generator(seed, "batches", round_number, client)
+    if local.epochs is not None:
+        batches: list[np.ndarray] = []
+        for _ in range(local.epochs):
+            order = generator.permutation(examples)
+            batches.extend(order[first : first + batch_size] for first in range(0, examples, batch_size))
+        return batches
+    assert local.steps is not None
+    size = min(batch_size, examples)
+    passes = -(-local.steps * size // examples)
+    stream = np.concatenate([generator.permutation(examples) for _ in range(passes)])
+    return [stream[step * size : (step + 1) * size] for step in range(local.steps)]

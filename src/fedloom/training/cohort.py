@@ -1,0 +1,153 @@
+"""Training a cohort: K clients' adapters in one pass over the frozen base, each exactly as if it were alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from fedloom.data.shards import ExampleSet
+from fedloom.errors import UserError
+from fedloom.model.forward import label_logits, label_losses
+from fedloom.model.grouped_lora import Adapter, GroupedLora
+from fedloom.model.packing import Example, PackedBatch, pack
+from fedloom.training.optimizers import Optimizer, OptimizerState, clip_gradients
+
+
+@dataclass(frozen=True)
+class ClientWork:
+    """What one client of a cohort has to do.
+
+    Args:
+        client: its name.
+        examples: its training examples.
+        batches: indices into them, one array for each step.
+        adapter: where it starts.
+        optimizer_state: moments of an earlier round, one vector for each name; None: fresh.
+    """
+
+    client: str
+    examples: ExampleSet
+    batches: list[np.ndarray]
+    adapter: Adapter
+    optimizer_state: dict[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class ClientResult:
+    """What a client's round came to.
+
+    Args:
+        client: its name.
+        adapter: where it arrived, fp32 on the CPU.
+        optimizer_state: its moments, one vector for each name.
+        loss: mean over steps of the mean loss of its labels, in nats.
+        tokens: tokens trained on, none of them padding.
+        label_tokens: those of them that carried a label.
+        steps: optimiser steps taken.
+    """
+
+    client: str
+    adapter: Adapter
+    optimizer_state: dict[str, Tensor]
+    loss: float
+    tokens: int
+    label_tokens: int
+    steps: int
+
+
+class TrainingDiverged(UserError):
+    """A client's loss stopped being a number."""
+
+
+def train_cohort(
+    model: PreTrainedModel,
+    lora: GroupedLora,
+    work: Sequence[ClientWork],
+    optimizer: Optimizer,
+    rate: float,
+    max_gradient_norm: float | None,
+    round_number: int,
+) -> list[ClientResult]:
+    """Train the clients side by side, with their own losses, clipping, moments and numbers of steps.
+
+    Args:
+        model: the frozen base.
+        lora: where the adapters train.
+        work: one entry for each client, any order.
+        optimizer: the local optimiser.
+        rate: the learning rate.
+        max_gradient_norm: each client's gradient is clipped to it; None: never.
+        round_number: for messages.
+
+    Returns:
+        One result for each client, in the order of `work`.
+
+    Raises:
+        TrainingDiverged: naming the client and the round, where a loss is not finite.
+    """
+    # Longest first: the clients still at work are then always the first rows, and a step works on plain slices.
+    order = sorted(range(len(work)), key=lambda i: -len(work[i].batches))
+    clients = [work[i] for i in order]
+    lora.load([client.adapter for client in clients])
+    state = _stack_states(optimizer.init(lora.values), [client.optimizer_state for client in clients])
+    loss_sums = torch.zeros(len(clients), dtype=torch.float64, device=lora.device)
+    tokens = np.zeros(len(clients), dtype=np.int64)
+    label_tokens = np.zeros(len(clients), dtype=np.int64)
+    for step in range(len(clients[0].batches)):
+        active = sum(len(client.batches) > step for client in clients)
+        batch = pack([_examples(client, step) for client in clients[:active]], lora.device)
+        losses = _step_gradients(model, lora, batch)
+        values, gradients = lora.values[:active], lora.gradients[:active]
+        if max_gradient_norm is not None:
+            clip_gradients(gradients, max_gradient_norm)
+        optimizer.update(values, gradients, {name: rows[:active] for name, rows in state.items()}, rate)
+        loss_sums[:active] += losses
+        tokens[:active] += np.diff(batch.group_starts)
+        label_tokens[:active] += batch.label_counts.cpu().numpy()
+    results: dict[int, ClientResult] = {}
+    for row, (position, client) in enumerate(zip(order, clients, strict=True)):
+        loss = float(loss_sums[row]) / len(client.batches)
+        if not np.isfinite(loss) or not bool(torch.isfinite(lora.values[row]).all()):
+            raise TrainingDiverged(
+                f"round {round_number}: the loss of client {client.client!r} is not a finite number",
+                hint="lower local.learning_rate; the last good checkpoint is kept",
+            )
+        results[position] = ClientResult(
+            client.client,
+            lora.unflatten(lora.values[row]),
+            {name: rows[row].to("cpu", copy=True) for name, rows in state.items()},
+            loss,
+            int(tokens[row]),
+            int(label_tokens[row]),
+            len(client.batches),
+        )
+    return [results[position] for position in range(len(work))]
+
+
+def _examples(client: ClientWork, step: int) -> list[Example]:
+    return [
+        Example(client.examples.tokens(i), client.examples.trained(i)) for i in map(int, client.batches[step])
+    ]
+
+
+def _step_gradients(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) -> Tensor:
+    """Fill the gradients of one step; returns each group's mean loss, fp64 [groups]."""
+    losses = label_losses(label_logits(model, lora, batch), batch.labels)
+    counts = batch.label_counts.to(losses.dtype)
+    # The sum over groups of each group's own mean: no group's gradient depends on another's labels.
+    lora.backward((losses / counts[batch.label_groups]).sum())
+    sums = torch.zeros(batch.groups, dtype=torch.float64, device=losses.device)
+    sums.index_add_(0, batch.label_groups, losses.detach().double())
+    return sums / counts
+
+
+def _stack_states(fresh: OptimizerState, earlier: Sequence[dict[str, Tensor] | None]) -> OptimizerState:
+    for row, state in enumerate(earlier):
+        for name, values in (state or {}).items():
+            fresh[name][row] = values
+    return fresh

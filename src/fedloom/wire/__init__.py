@@ -1,0 +1,1 @@
+"""Tensors on their way between clients and server: bytes, and checks on everything received."""
