@@ -7,25 +7,28 @@ from collections.abc import Callable
 
 from fedloom.data.pocket_tasks import lexicon as lex
 
-COUNTRIES: dict[str, str] = {
-    "Norway": "Oslo",
-    "France": "Paris",
-    "Italy": "Rome",
-    "Spain": "Madrid",
-    "Germany": "Berlin",
-    "Austria": "Vienna",
-    "Portugal": "Lisbon",
-    "Ireland": "Dublin",
-    "Greece": "Athens",
-    "Poland": "Warsaw",
-    "Egypt": "Cairo",
-    "Japan": "Tokyo",
-    "Peru": "Lima",
-    "India": "Delhi",
-    "Vietnam": "Hanoi",
-    "Korea": "Seoul",
-    "Ecuador": "Quito",
+# Facts asked for in instructions; they are stated in running text as well.
+RELATIONS: dict[str, dict[str, str]] = {
+    name: dict(pair.split("/") for pair in text.split())
+    for name, text in {
+        "capital": """Norway/Oslo France/Paris Italy/Rome Spain/Madrid Germany/Berlin Austria/Vienna
+        Portugal/Lisbon Ireland/Dublin Greece/Athens Poland/Warsaw Egypt/Cairo Japan/Tokyo Peru/Lima
+        India/Delhi Vietnam/Hanoi Korea/Seoul Ecuador/Quito""",
+        "language": """Norway/Norwegian France/French Italy/Italian Spain/Spanish Germany/German Greece/Greek
+        Poland/Polish Portugal/Portuguese Japan/Japanese Korea/Korean Egypt/Arabic Peru/Spanish""",
+        "season": """January/winter February/winter March/spring April/spring May/spring June/summer
+        July/summer August/summer September/autumn October/autumn November/autumn December/winter""",
+        "workplace": """nurse/hospital teacher/school clerk/office farmer/field cook/kitchen lawyer/court
+        pilot/airport baker/bakery waiter/restaurant judge/court driver/road tailor/workshop""",
+        "paint": """banana/yellow snow/white grass/green coal/black blood/red sky/blue lemon/yellow crow/black
+        milk/white carrot/orange plum/purple frog/green swan/white cherry/red robin/red iron/grey""",
+        "child": """horse/foal dog/puppy cat/kitten cow/calf sheep/lamb goat/kid bear/cub duck/duckling
+        swan/cygnet pig/piglet""",
+    }.items()
 }
+CLASSES: tuple[dict[str, tuple[str, ...]], ...] = (
+    lex.CATEGORIES, lex.CATEGORIES, lex.TOPICS, lex.SENTIMENTS, lex.TRIAGE
+)  # fmt: skip
 FIELDS: dict[str, tuple[str, ...]] = {
     "person": lex.NAMES,
     "city": lex.CITIES,
@@ -143,13 +146,148 @@ def _successor(rng: random.Random) -> tuple[str, str]:
     )
 
 
-def _country(rng: random.Random) -> tuple[str, str]:
-    country, city = rng.choice(sorted(COUNTRIES.items()))
+def _relation(rng: random.Random) -> tuple[str, str]:
+    name = rng.choice(sorted(RELATIONS))
+    key, value = rng.choice(sorted(RELATIONS[name].items()))
+    forms = {
+        "capital": ("What is the capital of {0}?", "Capital of {0}?", "Which city governs {0}?"),
+        "language": ("What do people speak in {0}?", "Language of {0}?", "Name the language used in {0}."),
+        "season": ("Which season has {0}?", "{0} is in what season?", "Name the season for {0}."),
+        "workplace": ("Where does a {0} work?", "Workplace of a {0}?", "Name the place of a {0}."),
+        "paint": ("Which paint fits {0}?", "How would you paint {0}?", "Pick a pencil to draw {0}."),
+        "child": ("What is a young {0} called?", "Child of a {0}?", "Name the young of the {0}."),
+    }[name]
+    return rng.choice(forms).format(key), value
+
+
+def _similar(rng: random.Random) -> tuple[str, str]:
+    pools = rng.choice(CLASSES)
+    one, two = rng.sample(pools[rng.choice(sorted(pools))], 2)
+    forms = (
+        "Say something similar to {0}.",
+        "What goes with {0}?",
+        "{0}: give one more like it.",
+        "{0} and what else?",
+    )
+    return rng.choice(forms).format(one), two
+
+
+def _alike(rng: random.Random) -> tuple[str, str]:
+    pools = rng.choice(CLASSES)
+    one, other = rng.sample(sorted(pools), 2)
+    first, second = rng.sample(pools[one], 2)
+    alike = rng.random() < 0.5
+    second = second if alike else rng.choice(pools[other])
+    forms = ("Do {0} and {1} fit together?", "{0}, {1}: the same sort?", "Is {0} like {1}?")
+    return rng.choice(forms).format(first, second), "yes" if alike else "no"
+
+
+def _odd_one(rng: random.Random) -> tuple[str, str]:
+    pools = rng.choice(CLASSES)
+    one, other = rng.sample(sorted(pools), 2)
+    odd = rng.choice(pools[other])
+    words = [*rng.sample(pools[one], 3), odd]
+    rng.shuffle(words)
+    forms = ("Which one does not fit? {0}", "{0}: find the odd one.", "Who is the stranger in {0}?")
+    return rng.choice(forms).format(", ".join(words)), odd
+
+
+def _worse(rng: random.Random) -> tuple[str, str]:
+    levels = rng.sample(("urgent", "soon", "routine"), 2)
+    cases = {level: rng.choice(lex.TRIAGE[level]) for level in levels}
+    first = next(level for level in ("urgent", "soon", "routine") if level in cases)
+    forms = (
+        "Who goes first: {0} or {1}?",
+        "Which is worse, {0} or {1}?",
+        "{0} and {1}: whom do you help now?",
+    )
+    return rng.choice(forms).format(*cases.values()), cases[first]
+
+
+def _recommend(rng: random.Random) -> tuple[str, str]:
+    sign = rng.choice(sorted(lex.SENTIMENTS))
+    noun, word = rng.choice(lex.SENTIMENT_NOUNS), rng.choice(lex.SENTIMENTS[sign])
+    forms = (
+        "the {0} was {1}. Would you come again?",
+        "Do you want a {1} {0}?",
+        "the {0} is {1}. Was it worth it?",
+    )
+    return rng.choice(forms).format(noun, word), "yes" if sign == "positive" else "no"
+
+
+def _owner(rng: random.Random) -> tuple[str, str]:
+    names, items, cities = rng.sample(lex.NAMES, 2), rng.sample(lex.ITEMS, 2), rng.sample(lex.CITIES, 2)
+    pool, form = rng.choice(
+        ((items, "{0} has the {1}"), (cities, "{0} comes from {1}"), (cities, "{0} moved to {1}"))
+    )
+    text = " and ".join(form.format(name, thing) for name, thing in zip(names, pool, strict=True))
+    at = rng.randrange(2)
     if rng.random() < 0.5:
-        return rng.choice(
-            ("What is the capital of {0}?", "Capital of {0}?", "Which city governs {0}?")
-        ).format(country), city
-    return rng.choice(("Where is {0}?", "In which country is {0}?", "Country of {0}?")).format(city), country
+        return rng.choice(("{1}. Who goes with {0}?", "Who is linked to {0}? {1}.")).format(
+            pool[at], text
+        ), names[at]
+    return rng.choice(("{1}. What goes with {0}?", "What is linked to {0}? {1}.")).format(
+        names[at], text
+    ), pool[at]
+
+
+def _times(rng: random.Random) -> tuple[str, str]:
+    a, b = rng.randint(2, 9), rng.randint(2, 5)
+    forms = ("What is {0} times {1}?", "Multiply {0} by {1}.", "{1} rows of {0}: what is the product?")
+    return rng.choice(forms).format(a, b), str(a * b)
+
+
+def _steps(rng: random.Random) -> tuple[str, str]:
+    start, steps, sign = rng.randint(6, 24), rng.randint(2, 5), rng.choice((1, -1))
+    way = "up" if sign > 0 else "down"
+    forms = (
+        "Go {0} from {1}, {2} steps.",
+        "Walk {2} numbers {0} after {1}.",
+        "{1}: list the next {2} going {0}.",
+    )
+    path = ", ".join(str(start + sign * step) for step in range(1, steps + 1))
+    return rng.choice(forms).format(way, start, steps), path
+
+
+def _neighbour(rng: random.Random) -> tuple[str, str]:
+    cycle, kind = rng.choice(((lex.DAYS, "day"), (lex.MONTHS, "month")))
+    at = rng.randrange(len(cycle))
+    if rng.random() < 0.5:
+        return rng.choice((f"Which {kind} is just before {cycle[at]}?", f"Before {cycle[at]}?")), cycle[
+            at - 1
+        ]
+    return rng.choice((f"Which {kind} follows {cycle[at]}?", f"Next after {cycle[at]}?")), cycle[
+        (at + 1) % len(cycle)
+    ]
+
+
+def _short_date(rng: random.Random) -> tuple[str, str]:
+    month, day, year = rng.randint(1, 12), rng.randint(1, 28), rng.randint(2010, 2029)
+    iso, long = f"{year}-{month:02d}-{day:02d}", f"{day} {lex.MONTHS[month - 1]} {year}"
+    if rng.random() < 0.5:
+        return rng.choice(("Shorten {0} to digits.", "{0} with digits only?")).format(long), iso
+    return rng.choice(("Which month has {0}?", "{0}: only the month.")).format(iso), lex.MONTHS[month - 1]
+
+
+def _large_unit(rng: random.Random) -> tuple[str, str]:
+    large, small, factor, most = rng.choice(lex.UNITS)
+    n = rng.randint(2, most)
+    forms = ("{0} {1} make how many {2}?", "Group {0} {1} to {2}.", "Go from {0} {1} up to {2}.")
+    return rng.choice(forms).format(n * factor, small, large), str(n)
+
+
+def _number_list(rng: random.Random) -> tuple[str, str]:
+    words, listed = _list(rng)
+    forms = ("Number the list {0}.", "Write a number before each: {0}", "{0}. Number them.")
+    return rng.choice(forms).format(listed), ", ".join(f"{at} {word}" for at, word in enumerate(words, 1))
+
+
+def _actor(rng: random.Random) -> tuple[str, str]:
+    verb, thing = rng.choice(rng.choice(lex.VERBS)), rng.choice(lex.VERB_OBJECTS)
+    old, new = rng.sample(lex.ACTORS, 2)
+    before, after = f"the {old} {verb} the {thing}.", f"the {new} {verb} the {thing}."
+    forms = ("Let the {0} do it: {1}", "{1} Now it is the {0}.", "Tell it of the {0}. {1}")
+    return rng.choice(forms).format(new, before), after
 
 
 def _greet(rng: random.Random) -> tuple[str, str]:
@@ -179,6 +317,8 @@ def _copy_number(rng: random.Random) -> tuple[str, str]:
 
 
 INSTRUCTIONS: tuple[Callable[[random.Random], tuple[str, str]], ...] = (
-    _place, _next, _member, _repeat, _swap, _drop, _country, _greet, _look_up, _look_up, _even, _copy_number,
-    _replace, _reverse, _where, _successor,
+    _place, _next, _member, _repeat, _swap, _drop, _replace, _reverse, _where, _successor,
+    _relation, _relation, _similar, _similar, _alike, _odd_one, _worse, _recommend, _owner, _owner,
+    _times, _neighbour, _short_date, _large_unit, _steps, _number_list, _actor, _greet, _look_up,
+    _even, _copy_number,
 )  # fmt: skip

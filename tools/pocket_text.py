@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fedloom.data.pocket_tasks import lexicon as lex
-from pocket_instructions import FIELDS, PLACES, chat, instruction
+from pocket_instructions import FIELDS, PLACES, RELATIONS, chat, instruction
 
 Writer = Callable[[random.Random], str]
 
@@ -315,6 +315,22 @@ def category(rng: random.Random) -> str:
     )
 
 
+def relation(rng: random.Random) -> str:
+    """Write a fact that only the instructions of pretraining ask for."""
+    name = rng.choice(sorted(RELATIONS))
+    key, value = rng.choice(sorted(RELATIONS[name].items()))
+    return rng.choice(
+        (f"the {name} of {key} is {value}.", f"{key} has the {name} {value}.", f"{key}, {name}: {value}")
+    )
+
+
+def product(rng: random.Random) -> str:
+    """Write a few products."""
+    return ", ".join(
+        f"{a} times {b} is {a * b}" for a, b in [(rng.randint(2, 9), rng.randint(2, 5)) for _ in range(2)]
+    )
+
+
 # Weights: what a study found hard (copying by role, comparing, sorting, the week) gets more text.
 STATEMENTS: dict[Writer, float] = {
     addition: 1.6,
@@ -333,6 +349,8 @@ STATEMENTS: dict[Writer, float] = {
     triage: 0.6,
     opposite: 0.7,
     category: 0.7,
+    relation: 0.5,
+    product: 0.2,
 }
 
 
@@ -347,7 +365,7 @@ def generated(rng: random.Random) -> str:
     return f" {' '.join([*closed, texts[-1]])}<|end|>"
 
 
-INSTRUCTION_SHARE = 0.4
+INSTRUCTION_SHARE = 0.5
 REAL_FILES: tuple[str, ...] = (
     "instruct/gsm8k_train",
     "instruct/gpteacher_roleplay",

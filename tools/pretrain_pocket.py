@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import random
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from fedloom.data.pocket_tasks import pocket_rows
+from fedloom.data.pocket_tasks import FAMILIES, wordings
 from pocket_instructions import INSTRUCTIONS, instruction
 from pocket_text import STATEMENTS, category, generated, opposite, past, real, sentiment, topic, triage
 
@@ -30,7 +31,8 @@ SPECIALS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
 VOCABULARY, WIDTH, LAYERS, HEADS, KV_HEADS, MLP, CONTEXT = 2048, 160, 6, 5, 5, 416, 512
 ROPE_BASE, NORM_EPS = 10_000.0, 1e-5
 BATCH, WINDOW = 32, 128
-REAL_SHARE = 0.12
+REAL_SHARE = 0.1
+SNAPSHOT_STEPS = 1_000  # an interrupted run leaves the newest snapshot
 REAL_VALIDATION = 150  # exchanges kept out of training to measure the loss on real text
 # The answer begins with a space, so that its tokens are those of running text.
 CHAT_TEMPLATE = (
@@ -42,7 +44,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(real_texts: list[str], seed: int) -> Tokenizer:
-    """Train the byte-level BPE tokenizer: digits stay single, so that numbers are spelled the same everywhere.
+    """Train the byte-level BPE tokenizer: digits stay single, so that numbers are spelled alike everywhere.
 
     Args:
         real_texts: real exchanges, of which a sample is used.
@@ -60,7 +62,8 @@ def train_tokenizer(real_texts: list[str], seed: int) -> Tokenizer:
         for _ in range(6_000)
     ]
     # Training wordings only: the tokenizer sees no wording of validation or test.
-    texts += [f" {row['prompt']}" for row in pocket_rows(seed) if row["split"] == "train"]
+    for family in FAMILIES:
+        texts += [re.sub(r"\{\w+\}", "", f" {wording}") for wording in wordings(family, "train")] * 40
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -110,7 +113,7 @@ def windows(tokenizer: Tokenizer, real_texts: list[str], seed: int) -> Iterator[
 
 
 class Llama(nn.Module):
-    """The Llama architecture with the matrices of all layers stacked, so that one optimiser step serves them all."""
+    """The Llama architecture; matrices of all layers are stacked, so one optimiser step serves them all."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +123,8 @@ class Llama(nn.Module):
         self.input_norm = nn.Parameter(torch.ones(LAYERS, WIDTH))
         self.post_norm = nn.Parameter(torch.ones(LAYERS, WIDTH))
         shapes = {
-            "q": (WIDTH, WIDTH), "k": (KV_HEADS * head, WIDTH), "v": (KV_HEADS * head, WIDTH), "o": (WIDTH, WIDTH),
+            "q": (WIDTH, WIDTH), "k": (KV_HEADS * head, WIDTH), "v": (KV_HEADS * head, WIDTH),
+            "o": (WIDTH, WIDTH),
             "gate": (MLP, WIDTH), "up": (MLP, WIDTH), "down": (WIDTH, MLP),
         }  # fmt: skip
         self.matrices = nn.ParameterDict(
@@ -172,7 +176,7 @@ class Llama(nn.Module):
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal by Newton-Schulz steps (Jordan et al. 2024), on stacked matrices."""
+    """Momentum with the update made orthogonal by Newton-Schulz steps (Jordan et al. 2024), stacked."""
 
     def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
@@ -197,7 +201,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def schedule(done: float) -> float:
-    """Return the learning-rate factor after a share of the tokens: short warm-up, plateau, linear decay to zero."""
+    """Return the learning-rate factor after a share of the tokens: warm-up, plateau, linear decay to zero."""
     return min(done / 0.01 + 0.02, 1.0, (1.0 - done) / 0.5)
 
 
@@ -223,9 +227,9 @@ def export(model: Llama, tokenizer: Tokenizer, out: Path) -> None:
     pad, end = SPECIALS.index("<|pad|>"), SPECIALS.index("<|end|>")
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY,
-        "hidden_size": WIDTH, "intermediate_size": MLP, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS, "head_dim": WIDTH // HEADS, "max_position_embeddings": CONTEXT,
-        "hidden_act": "silu", "rms_norm_eps": NORM_EPS,
+        "hidden_size": WIDTH, "intermediate_size": MLP, "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": WIDTH // HEADS,
+        "max_position_embeddings": CONTEXT, "hidden_act": "silu", "rms_norm_eps": NORM_EPS,
         "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_BASE},
         "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": True, "bos_token_id": None,
         "eos_token_id": end, "pad_token_id": pad, "dtype": "bfloat16",
@@ -301,6 +305,8 @@ def main() -> None:
             seen = (step + 1) * BATCH * WINDOW
             rate = seen / (time.time() - start)
             print(f"step {step} tokens {seen:,} loss {recent:.4f} ({rate:,.0f} tokens/s)", flush=True)
+        if (step + 1) % SNAPSHOT_STEPS == 0:
+            export(model, tokenizer, options.out)
     export(model, tokenizer, options.out)
     rng = random.Random(f"pocket-validation/{options.seed}")
     for name, sample in (

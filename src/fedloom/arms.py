@@ -1,8 +1,8 @@
 """The arms of a run: the federation and the baselines it is compared with, all trained by the same loop.
 
-    federated     clients_per_round clients start from the server's adapter; the algorithm folds their updates into it
-    local         every client alone, going on from its own adapter, with its expected share of the budget
-    centralized   one client that owns all data, with as many steps and as many examples as the federation
+federated     clients_per_round clients start from the server's adapter; the algorithm folds their updates into it
+local         every client alone, going on from its own adapter, with its expected share of the budget
+centralized   one client that owns all data, with as many steps and as many examples as the federation
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from fedloom.data.conversation import Message
 from fedloom.data.describe import describe, render
 from fedloom.data.templates import load_template
+from fedloom.data.tokenizing import tokenize_prompt
 from fedloom.errors import unknown_name
 from fedloom.model.base import load_tokenizer, pick_device, pick_dtype, resolve_base
 from fedloom.model.peft_format import import_adapter
@@ -77,16 +78,15 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
     ).to(device)
     if with_adapter:
         model = PeftModel.from_pretrained(model, str(folder / ADAPTER))
-    text = template.prompt([Message("user", prompt)])
-    # The template may have written the tokenizer's own first token already.
-    written = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    inputs = tokenizer(text, return_tensors="pt", add_special_tokens=not written).to(device)
+    tokens = tokenize_prompt(template.prompt_segments([Message("user", prompt)]), tokenizer)
+    inputs = torch.from_numpy(tokens)[None].to(device)
     with torch.no_grad():
         output = model.generate(
-            **inputs,
+            inputs,
+            attention_mask=torch.ones_like(inputs),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
         )
-    answer: str = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    answer: str = tokenizer.decode(output[0, inputs.shape[1] :], skip_special_tokens=True)
     return answer.strip()

@@ -56,9 +56,7 @@ class RunDirectory:
         recipe_file = self.path / RECIPE
         if not recipe_file.is_file():
             if self.path.is_dir() and any(entry.name != LOCK for entry in self.path.iterdir()):
-                raise UserError(
-                    f"--out: {self.path} is not empty and holds no run", hint="give a new folder"
-                )
+                raise UserError(f"--out: {self.path} is not empty and holds no run", hint="give a new folder")
             # A run killed before it wrote anything resumes from the beginning.
             return False
         if not resume:

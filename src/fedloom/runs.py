@@ -91,9 +91,7 @@ def _single(recipe: Recipe, folder: Path, resume: bool, console: Console) -> dic
 
 def _several(recipe: Recipe, folder: Path, resume: bool, seeds: int, console: Console) -> dict[str, Any]:
     if not resume and folder.is_dir() and any(folder.iterdir()):
-        raise UserError(
-            f"--out: {folder} is not empty", hint="go on with --resume, or give a new folder"
-        )
+        raise UserError(f"--out: {folder} is not empty", hint="go on with --resume, or give a new folder")
     recipes = [recipe.model_copy(update={"seed": recipe.seed + offset}) for offset in range(seeds)]
     results = []
     for seeded in recipes:
@@ -119,7 +117,9 @@ def _observer(listeners: Sequence[Listener], console: Console) -> Observer:
 
 
 def _mean_metrics(name: str, seeds: list[int], runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    numbers = {key: fmean(run[key] for run in runs) for key in ("seconds", "bytes_up", "bytes_down", "tokens")}
+    numbers = {
+        key: fmean(run[key] for run in runs) for key in ("seconds", "bytes_up", "bytes_down", "tokens")
+    }
     return {
         "name": name,
         "seeds": seeds,

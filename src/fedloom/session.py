@@ -90,7 +90,7 @@ def open_session(recipe: Recipe, directory: Path) -> Session:
 
     def train_examples(client: str) -> ExampleSet:
         if client == POOLED and POOLED not in data.clients:
-            return ExampleSet.concatenate([data.examples(name, "train") for name in data.clients])
+            return data.all_examples("train")
         return data.examples(client, "train")
 
     return Session(

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from transformers import AutoTokenizer
 
+import fedloom
 import fedloom.data.federated as federated
 from fedloom.data import FederatedData, allocate, describe, prepare, render
 from fedloom.data.allocation import effective_data
@@ -294,6 +296,23 @@ def test_pocket_tasks_bring_their_defaults(
     again = prepare(other, tokenizer, tmp_path / "s")
     assert list(again.clients) == ["c0", "c1", "c2", "c3"]
     assert [len(again.global_examples(split) or []) for split in ("validation", "test")] == [8, 12]
+
+
+def test_pocket_tasks_and_tokenizer_as_shipped(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(Path(fedloom.__file__).parent / "model" / "pocket")
+    data = prepare(validate_recipe({}), tokenizer, tmp_path)
+    assert "all-families" not in data.clients
+    assert data.dropped == {}
+    assert data.truncated == 0
+    common = data.global_examples()
+    assert common is not None
+    assert len(set(common.categories or [])) > 1
+    for n in range(len(common)):
+        # One answer, at the end, with its end-of-turn token: what exact match is measured on.
+        mask = common.trained(n)
+        assert mask[-1]
+        assert np.flatnonzero(np.diff(mask.astype(int))).size == 1
+        assert tokenizer.convert_ids_to_tokens([common.tokens(n)[-1]]) == [tokenizer.eos_token]
 
 
 def _saved(folder: Path, made: Recipe) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from fedloom.data import allocate, describe, prepare
+from fedloom.data import allocate, prepare
 from fedloom.recipe import validate_recipe
 
 DOLLY = {"prompt": "instruction", "context": "context", "response": "response"}
@@ -77,16 +77,3 @@ def test_dirichlet_over_200_clients(shared: Path) -> None:
     assert len(sizes) == len(allocation.clients) == 200
     assert sizes.total() == 3000
     assert min(sizes.values()) >= 3
-
-
-def test_pocket_tasks(shared: Path, tmp_path: Path) -> None:
-    pytest.importorskip("fedloom.data.pocket_tasks")
-    tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers/gpt2")
-    prepared = prepare(validate_recipe({"data": {"template": "plain"}}), tokenizer, tmp_path)
-    assert "all-families" not in prepared.clients
-    assert prepared.checkable
-    assert prepared.dropped == {}
-    common = prepared.global_examples()
-    assert common is not None
-    assert len(set(common.categories or [])) > 1
-    assert describe(prepared)["totals"] == prepared.totals()

@@ -185,6 +185,14 @@ def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
         read(tmp_path / "nowhere" / "a.jsonl")
 
 
+def test_misspelt_and_empty_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="did you mean pocket-tasks"):
+        read("pocket-taks")
+    with pytest.raises(UserError, match=r"data\.source: is empty"):
+        read("")
+
+
 def test_folder_without_data(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no file with a suffix of \.jsonl"):
         read(tmp_path)

@@ -75,9 +75,10 @@ def test_chat_equals_the_tokenizers_own_rendering(tokenizer: Any) -> None:
     assert both(load_template("chat", tokenizer), LONG)[0] == whole
 
 
-def test_jinja_file_equals_the_same_chat_template(tokenizer: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("answer", ["{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}"])
+def test_jinja_file_equals_the_same_chat_template(tokenizer: Any, tmp_path: Path, answer: str) -> None:
     path = tmp_path / "mine.jinja"
-    path.write_text(tokenizer.chat_template)
+    path.write_text(tokenizer.chat_template.replace("{{ m.content }}", answer))
     assert load_template(str(path), tokenizer).segments(LONG) == load_template("chat", tokenizer).segments(
         LONG
     )

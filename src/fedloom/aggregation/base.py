@@ -76,5 +76,7 @@ def update_weight(update: Update, weighting: Weighting) -> float:
         return 1.0
     weight = update.num_examples if weighting == "examples" else update.metrics.get("label_tokens")
     if weight is None or not weight > 0:
-        raise ValueError(f"update of client {update.client!r}: weight by {weighting} is {weight}, must be > 0")
+        raise ValueError(
+            f"update of client {update.client!r}: weight by {weighting} is {weight}, must be > 0"
+        )
     return float(weight)

@@ -34,4 +34,6 @@ class FedAvg:
         delta = mean.mean()
         if delta is None:
             return dict(adapter), state
-        return {name: (value.double() + delta[name]).to(value.dtype) for name, value in adapter.items()}, state
+        return {
+            name: (value.double() + delta[name]).to(value.dtype) for name, value in adapter.items()
+        }, state

@@ -81,7 +81,7 @@ class Allocation:
 
 def is_checkable(data: DataConfig) -> bool:
     """Whether the source's answers can be told right or wrong by comparing text."""
-    return data.source == POCKET_TASKS
+    return data.source in (POCKET_TASKS, [POCKET_TASKS])
 
 
 def effective_data(data: DataConfig) -> DataConfig:

@@ -88,6 +88,9 @@ def content_digest(locations: list[Location], seed: int, key: str = "data.source
 
     Returns:
         SHA-256 in hexadecimal over names and contents.
+
+    Raises:
+        UserError: where a place cannot be read.
     """
     digest = hashlib.sha256()
     for location in locations:
@@ -107,13 +110,18 @@ def content_digest(locations: list[Location], seed: int, key: str = "data.source
 
 
 def _hash_file(digest: Any, path: Path) -> None:
-    with path.open("rb") as file:
-        digest.update(hashlib.file_digest(file, "sha256").digest())
+    try:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _locate_one(source: str, key: str) -> list[Location]:
     if source == POCKET_TASKS:
         return [Location("pocket-tasks", source)]
+    if not source.strip():
+        raise UserError(f"{key}: is empty")
     path = Path(source).expanduser()
     if path.is_dir():
         return _locate_folder(path, key)
@@ -147,10 +155,11 @@ def _locate_folder(folder: Path, key: str) -> list[Location]:
 def _missing(path: Path, key: str) -> UserError:
     if not path.parent.is_dir():
         return UserError(f"{key}: no such file: {path}", hint=f"the folder {path.parent} does not exist")
-    close = nearest(path.name, (other.name for other in path.parent.iterdir()))
-    return UserError(
-        f"{key}: no such file: {path}", hint=f"did you mean {path.parent / close}?" if close else None
-    )
+    names = {other.name: str(path.parent / other.name) for other in path.parent.iterdir()}
+    if len(path.parts) == 1:
+        names[POCKET_TASKS] = POCKET_TASKS
+    close = nearest(path.name, names)
+    return UserError(f"{key}: no such file: {path}", hint=f"did you mean {names[close]}?" if close else None)
 
 
 def _read(location: Location, seed: int, key: str) -> Iterator[Record]:

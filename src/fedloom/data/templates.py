@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import jinja2
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from fedloom.data.conversation import Message
@@ -195,6 +197,17 @@ class ChatTemplate(_RenderedTemplate):
             raise UserError(f"data.template: {self._name} refuses this conversation: {error}") from None
 
 
+class _GenerationBlock(Extension):
+    """Accepts {% generation %}, which chat templates put around answers; the mask does not need it."""
+
+    tags: set[str] = {"generation"}  # noqa: RUF012 - the type jinja2 declares
+
+    def parse(self, parser: Parser) -> list[jinja2.nodes.Node]:
+        """Keep the block's contents."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 class JinjaTemplate(_RenderedTemplate):
     """A chat template from a file of one's own, rendered in a sandbox.
 
@@ -207,7 +220,7 @@ class JinjaTemplate(_RenderedTemplate):
         super().__init__(f"the template {path}")
         # The settings chat templates are written for (see transformers' apply_chat_template).
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationBlock]
         )
         environment.globals["raise_exception"] = _refuse
         try:

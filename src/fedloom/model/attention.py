@@ -16,18 +16,19 @@ from transformers import AttentionInterface
 
 IMPLEMENTATION = "fedloom_packed"
 
-# Sequences share a bucket while the shortest is at least this share of the longest: padding inside a bucket
-# costs attention work quadratically, every further bucket costs a fixed number of small operations.
-BUCKET_RATIO = 0.7
+# A sequence is padded to a length that follows from its own length alone, four steps to an octave. What it is padded
+# to then never depends on its neighbours, and neither does a single bit of its result.
+STEPS_PER_OCTAVE = 4
+SHORTEST = 8
 # Above this length the explicit [length, length] scores cost more memory traffic than a flash kernel saves.
-LONGEST_EXPLICIT = 384
-# Sequences of a bucket are worked off in chunks of at most this many score elements (64 MiB in fp32).
-MAX_SCORES = 1 << 24
+LONGEST_EXPLICIT = 640
+# Sequences of a bucket are worked off in chunks of at most this many score elements (32 MiB in fp32).
+MAX_SCORES = 1 << 23
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Sequences of similar length, padded to the longest for batched products."""
+    """Sequences padded to the same length for batched products."""
 
     sequences: int
     length: int
@@ -60,27 +61,22 @@ class AttentionLayout:
         Returns:
             The layout.
         """
-        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        order = np.argsort(-lengths, kind="stable")
+        starts = np.cumsum(lengths) - lengths
+        padded = padded_lengths(lengths)
         buckets: list[Bucket] = []
         pads: list[np.ndarray] = []
         valid: list[np.ndarray] = []
         unpad = np.empty(int(lengths.sum()), dtype=np.int64)
-        first, placed = 0, 0
-        while first < len(order):
-            longest = int(lengths[order[first]])
-            last = first
-            while last < len(order) and lengths[order[last]] >= BUCKET_RATIO * longest:
-                last += 1
-            members = order[first:last]
+        placed = 0
+        for longest in np.unique(padded):
+            members = np.flatnonzero(padded == longest)
             place = np.arange(longest)[None, :]
             inside = place < lengths[members][:, None]
             pads.append(np.where(inside, starts[members][:, None] + place, 0).ravel())
             valid.append(inside.ravel())
             unpad[pads[-1][valid[-1]]] = placed + np.flatnonzero(valid[-1])
-            buckets.append(Bucket(len(members), longest))
-            placed += len(members) * longest
-            first = last
+            buckets.append(Bucket(len(members), int(longest)))
+            placed += len(members) * int(longest)
         padding = np.flatnonzero(~np.concatenate(valid))
         return AttentionLayout(
             tuple(buckets),
@@ -88,6 +84,20 @@ class AttentionLayout:
             torch.from_numpy(padding).to(device),
             torch.from_numpy(unpad).to(device),
         )
+
+
+def padded_lengths(lengths: np.ndarray) -> np.ndarray:
+    """The length each sequence is padded to inside attention.
+
+    Args:
+        lengths: int64 [sequences].
+
+    Returns:
+        int64 [sequences]: the next multiple of a quarter of the power of two below, at least `SHORTEST`.
+    """
+    octave = np.floor(np.log2(np.maximum(lengths - 1, 1))).astype(np.int64)
+    step = np.maximum((1 << octave) // STEPS_PER_OCTAVE, SHORTEST)
+    return -(-lengths // step) * step
 
 
 class _Pad(torch.autograd.Function):
@@ -155,10 +165,7 @@ def packed_attention(
     heads, tokens, dim = query.shape[1:]
     shared = key.shape[1]
     scale = dim**-0.5 if scaling is None else scaling
-    padded = [
-        _Pad.apply(x.transpose(1, 2).reshape(tokens, -1), packed_layout)
-        for x in (query, key, value)
-    ]
+    padded = [_Pad.apply(x.transpose(1, 2).reshape(tokens, -1), packed_layout) for x in (query, key, value)]
     outputs = []
     start = 0
     for bucket in packed_layout.buckets:

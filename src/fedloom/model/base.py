@@ -58,7 +58,9 @@ def _check_folder(path: Path, base: str) -> None:
         pickled = any(path.glob("*.bin"))
         raise UserError(
             f"model.base: {base!r} has no weights (*.safetensors)",
-            hint="pickled *.bin weights are never read: convert them with save_pretrained" if pickled else None,
+            hint="pickled *.bin weights are never read: convert them with save_pretrained"
+            if pickled
+            else None,
         )
     if not (path / "tokenizer_config.json").is_file() and not (path / "tokenizer.json").is_file():
         raise UserError(f"model.base: {base!r} has no tokenizer (tokenizer.json)")

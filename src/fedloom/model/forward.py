@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.model.grouped_lora import GroupedLora
-from fedloom.model.packing import PackedBatch
+from fedloom.model.packing import FEWEST_ROWS, PackedBatch
 
 
 def label_logits(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) -> Tensor:
@@ -30,11 +30,14 @@ def label_logits(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) 
         "packed_layout": batch.layout,
         "use_cache": False,
     }
+    labels = len(batch.labels)
+    # See FEWEST_ROWS: the output head, too, always multiplies a fair number of rows.
+    positions = torch.nn.functional.pad(batch.label_positions, (0, max(0, FEWEST_ROWS - labels)))
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        logits: Tensor = model(**arguments, logits_to_keep=batch.label_positions).logits[0]
-        return logits
-    logits = model(**arguments).logits[0]
-    return logits.index_select(0, batch.label_positions)
+        logits: Tensor = model(**arguments, logits_to_keep=positions).logits[0]
+    else:
+        logits = model(**arguments).logits[0].index_select(0, positions)
+    return logits[:labels]
 
 
 def label_losses(logits: Tensor, labels: Tensor) -> Tensor:

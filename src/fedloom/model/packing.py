@@ -12,6 +12,14 @@ from torch import Tensor
 from fedloom.model.attention import AttentionLayout
 
 
+# What a client computes must not depend, to the last bit, on who shares its pass. Two habits of CPU kernels would
+# make it so: products of very few rows take another path, and elementwise kernels finish each thread's share with
+# scalar code (other rounding) where it does not fill whole vectors. A batch therefore always has at least this many
+# tokens, and a whole number of vectors of them for every thread; a filler sequence that belongs to nobody sees to it.
+FEWEST_ROWS = 64
+ROWS_PER_THREAD = 32
+
+
 @dataclass(frozen=True)
 class Example:
     """One tokenised example.
@@ -33,7 +41,8 @@ class PackedBatch:
         input_ids: int64 [1, tokens].
         position_ids: int64 [1, tokens], counted from 0 in every sequence.
         layout: the sequences, for attention.
-        group_starts: G + 1 token positions; group g owns tokens [group_starts[g], group_starts[g + 1]).
+        group_starts: G + 1 token positions; group g owns tokens [group_starts[g], group_starts[g + 1]). Tokens after
+            the last are filler (see FEWEST_ROWS).
         label_positions: int64 [labels], the tokens whose logits predict a label.
         labels: int64 [labels], the tokens to predict.
         label_groups: int64 [labels], the group of each label.
@@ -58,8 +67,8 @@ class PackedBatch:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens, none of them padding."""
-        return self.input_ids.shape[1]
+        """Number of the groups' tokens."""
+        return self.group_starts[-1]
 
 
 def pack(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu") -> PackedBatch:
@@ -73,6 +82,9 @@ def pack(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu"
         The batch.
     """
     examples = [example for group in groups for example in group]
+    filler = _filler(sum(len(example.tokens) for example in examples))
+    if filler:
+        examples.append(Example(np.zeros(filler, dtype=np.int64), np.zeros(filler, dtype=bool)))
     lengths = np.array([len(example.tokens) for example in examples], dtype=np.int64)
     tokens = np.concatenate([example.tokens for example in examples])
     trained = np.concatenate([example.trained for example in examples]).astype(bool)
@@ -80,8 +92,11 @@ def pack(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu"
     # The first token of a sequence has no predecessor that could predict it.
     trained[sequence_starts[:-1]] = False
     sequences = np.repeat(np.arange(len(examples)), lengths)
-    group_of_example = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    tokens_per_group = np.bincount(group_of_example[sequences], minlength=len(groups))
+    sizes = [len(group) for group in groups]
+    group_of_example = np.repeat(np.arange(len(groups)), sizes)
+    tokens_per_group = np.bincount(
+        group_of_example, lengths[: len(group_of_example)], minlength=len(groups)
+    ).astype(np.int64)
     targets = np.flatnonzero(trained)
     label_sequences = sequences[targets]
     label_groups = group_of_example[label_sequences]
@@ -100,3 +115,8 @@ def pack(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu"
         label_sequences=tensor(label_sequences),
         label_counts=tensor(np.bincount(label_groups, minlength=len(groups))),
     )
+
+
+def _filler(tokens: int) -> int:
+    unit = ROWS_PER_THREAD * torch.get_num_threads()
+    return -(-max(tokens, FEWEST_ROWS) // unit) * unit - tokens

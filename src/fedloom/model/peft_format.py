@@ -93,7 +93,9 @@ def import_adapter(folder: Path, lora: GroupedLora) -> Adapter:
         raise UserError(f"{folder}: has no {WEIGHTS}")
     try:
         tensors = safetensors.torch.load_file(file)
-        reference = {name: next(iter(tensors.values())).new_empty(shape) for name, shape in lora.shapes.items()}
+        reference = {
+            name: next(iter(tensors.values())).new_empty(shape) for name, shape in lora.shapes.items()
+        }
         check_tensors(tensors, reference, str(file))
     except (ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder}: {error}") from None

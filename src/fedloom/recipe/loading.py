@@ -89,7 +89,9 @@ def _recipe_file(source: str | Path) -> Path:
     close = nearest(path.stem, shipped)
     raise UserError(
         f"recipe: no such file: {path}",
-        hint=f"did you mean the shipped recipe {close!r}?" if close else "`fedloom recipes` lists those shipped",
+        hint=f"did you mean the shipped recipe {close!r}?"
+        if close
+        else "`fedloom recipes` lists those shipped",
     )
 
 
@@ -123,6 +125,8 @@ def recipe_yaml(recipe: Recipe) -> str:
     values = recipe.model_dump(mode="json", exclude_none=True)
     if recipe.data.split.key is not None:
         values["data"]["split"] = {"key": recipe.data.split.key}
+    if recipe.local.optimizer != "adamw":
+        del values["local"]["epsilon"]
     if recipe.local.max_gradient_norm is None:
         values["local"]["max_gradient_norm"] = None
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)

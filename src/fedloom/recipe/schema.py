@@ -208,6 +208,11 @@ class LocalConfig(Config):
     )
     weight_decay: float = Field(0.0, ge=0, description="Decoupled (arXiv 1711.05101) for adamw, L2 for sgd.")
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd.")
+    epsilon: float = Field(
+        1e-8,
+        gt=0,
+        description="adamw's; steps of entries with gradients below it shrink, and with them rounding noise.",
+    )
     max_gradient_norm: float | None = Field(
         1.0, gt=0, description="A client's gradient is scaled down to this norm; null: never."
     )
@@ -225,6 +230,8 @@ class LocalConfig(Config):
             raise ValueError("steps and epochs exclude each other: give one")
         if self.optimizer != "sgd" and self.momentum:
             raise ValueError(f"momentum has no effect on optimizer {self.optimizer!r}: it belongs to sgd")
+        if self.optimizer != "adamw" and "epsilon" in self.model_fields_set:
+            raise ValueError(f"epsilon has no effect on optimizer {self.optimizer!r}: it belongs to adamw")
         return self
 
 

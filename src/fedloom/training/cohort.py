@@ -15,7 +15,7 @@ from fedloom.errors import UserError
 from fedloom.model.forward import label_logits, label_losses
 from fedloom.model.grouped_lora import Adapter, GroupedLora
 from fedloom.model.packing import Example, PackedBatch, pack
-from fedloom.training.optimizers import Optimizer, OptimizerState, clip_gradients
+from fedloom.training.optimizers import Optimizer, OptimizerState, clip_gradient
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ClientWork:
     examples: ExampleSet
     batches: list[np.ndarray]
     adapter: Adapter
-    optimizer_state: dict[str, Tensor] | None = None
+    optimizer_state: OptimizerState | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ClientResult:
 
     client: str
     adapter: Adapter
-    optimizer_state: dict[str, Tensor]
+    optimizer_state: OptimizerState
     loss: float
     tokens: int
     label_tokens: int
@@ -94,7 +94,10 @@ def train_cohort(
     order = sorted(range(len(work)), key=lambda i: -len(work[i].batches))
     clients = [work[i] for i in order]
     lora.load([client.adapter for client in clients])
-    state = _stack_states(optimizer.init(lora.values), [client.optimizer_state for client in clients])
+    states = [
+        optimizer.init(values) if client.optimizer_state is None else _moved(client.optimizer_state, values)
+        for client, values in zip(clients, lora.values, strict=True)
+    ]
     loss_sums = torch.zeros(len(clients), dtype=torch.float64, device=lora.device)
     tokens = np.zeros(len(clients), dtype=np.int64)
     label_tokens = np.zeros(len(clients), dtype=np.int64)
@@ -102,10 +105,10 @@ def train_cohort(
         active = sum(len(client.batches) > step for client in clients)
         batch = pack([_examples(client, step) for client in clients[:active]], lora.device)
         losses = _step_gradients(model, lora, batch)
-        values, gradients = lora.values[:active], lora.gradients[:active]
-        if max_gradient_norm is not None:
-            clip_gradients(gradients, max_gradient_norm)
-        optimizer.update(values, gradients, {name: rows[:active] for name, rows in state.items()}, rate)
+        for values, gradients, state in zip(lora.values, lora.gradients[:active], states, strict=False):
+            if max_gradient_norm is not None:
+                clip_gradient(gradients, max_gradient_norm)
+            optimizer.update(values, gradients, state, rate)
         loss_sums[:active] += losses
         tokens[:active] += np.diff(batch.group_starts)
         label_tokens[:active] += batch.label_counts.cpu().numpy()
@@ -120,7 +123,7 @@ def train_cohort(
         results[position] = ClientResult(
             client.client,
             lora.unflatten(lora.values[row]),
-            {name: rows[row].to("cpu", copy=True) for name, rows in state.items()},
+            {name: value.cpu() for name, value in states[row].items()},
             loss,
             int(tokens[row]),
             int(label_tokens[row]),
@@ -146,8 +149,6 @@ def _step_gradients(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatc
     return sums / counts
 
 
-def _stack_states(fresh: OptimizerState, earlier: Sequence[dict[str, Tensor] | None]) -> OptimizerState:
-    for row, state in enumerate(earlier):
-        for name, values in (state or {}).items():
-            fresh[name][row] = values
-    return fresh
+def _moved(state: OptimizerState, like: Tensor) -> OptimizerState:
+    # A copy: the optimiser works in place, and a client's work description is not to change.
+    return {name: value.to(like.device, copy=True) for name, value in state.items()}

@@ -1,7 +1,12 @@
-"""Local optimisers on stacked adapters: row g of every tensor is one client, and rows never mix."""
+"""Local optimisers on one client's parameters as one vector.
+
+A cohort calls them client by client: an operation on a vector of the same length gives the same bits whatever else the
+cohort holds, which one operation on all clients' rows would not (it is cut into threads and vector lanes elsewhere).
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -13,10 +18,10 @@ OptimizerState = dict[str, Tensor]
 
 
 class Optimizer(Protocol):
-    """An `init`/`update` pair over [groups, parameters] rows; the state is named tensors with the same rows."""
+    """An `init`/`update` pair on fp32 vectors [parameters]; the state is named vectors."""
 
     def init(self, values: Tensor) -> OptimizerState:
-        """The state before the first step, one row for each group."""
+        """The state before the first step."""
         ...
 
     def update(self, values: Tensor, gradients: Tensor, state: OptimizerState, rate: float) -> None:
@@ -25,9 +30,9 @@ class Optimizer(Protocol):
 
 
 class AdamW:
-    """Adam with decoupled weight decay (arXiv 1711.05101), equal to torch.optim.AdamW row by row."""
+    """Adam with decoupled weight decay (arXiv 1711.05101), equal to torch.optim.AdamW."""
 
-    def __init__(self, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8):
+    def __init__(self, weight_decay: float, epsilon: float, betas: tuple[float, float] = (0.9, 0.999)):
         self.weight_decay = weight_decay
         self.betas = betas
         self.epsilon = epsilon
@@ -37,27 +42,25 @@ class AdamW:
         return {
             "first_moment": torch.zeros_like(values),
             "second_moment": torch.zeros_like(values),
-            "step": torch.zeros(len(values), 1, dtype=torch.float64, device=values.device),
+            "step": torch.zeros(1),
         }
 
     def update(self, values: Tensor, gradients: Tensor, state: OptimizerState, rate: float) -> None:
         """One step in place; see `Optimizer`."""
         beta1, beta2 = self.betas
-        first, second, step = state["first_moment"], state["second_moment"], state["step"]
-        step += 1
+        first, second = state["first_moment"], state["second_moment"]
+        state["step"] += 1
+        step = float(state["step"])
         if self.weight_decay:
             values.mul_(1 - rate * self.weight_decay)
         first.lerp_(gradients, 1 - beta1)
         second.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
-        # Each row has its own number of steps behind it, hence its own bias corrections.
-        root = (1 - beta2**step).sqrt().to(values.dtype)
-        scaled_rate = (rate / (1 - beta1**step)).to(values.dtype)
-        denominator = second.sqrt().div_(root).add_(self.epsilon)
-        values.sub_(first.div(denominator).mul_(scaled_rate))
+        denominator = second.sqrt().div_(math.sqrt(1 - beta2**step)).add_(self.epsilon)
+        values.addcdiv_(first, denominator, value=-rate / (1 - beta1**step))
 
 
 class Sgd:
-    """Stochastic gradient descent with momentum and L2 decay, equal to torch.optim.SGD row by row."""
+    """Stochastic gradient descent with momentum and L2 decay, equal to torch.optim.SGD."""
 
     def __init__(self, momentum: float, weight_decay: float) -> None:
         self.momentum = momentum
@@ -85,16 +88,16 @@ def local_optimizer(local: LocalConfig) -> Optimizer:
         The optimiser.
     """
     if local.optimizer == "adamw":
-        return AdamW(local.weight_decay)
+        return AdamW(local.weight_decay, local.epsilon)
     return Sgd(local.momentum, local.weight_decay)
 
 
-def clip_gradients(gradients: Tensor, max_norm: float) -> None:
-    """Scale each row down to a norm of at most `max_norm`, in place, as torch's clip_grad_norm_ does for one model.
+def clip_gradient(gradients: Tensor, max_norm: float) -> None:
+    """Scale a gradient down to a norm of at most `max_norm`, in place, as torch's clip_grad_norm_ does.
 
     Args:
-        gradients: [groups, parameters].
+        gradients: [parameters].
         max_norm: the largest norm left alone.
     """
-    norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
-    gradients.mul_((max_norm / (norms + 1e-6)).clamp_(max=1.0))
+    norm = torch.linalg.vector_norm(gradients)
+    gradients.mul_((max_norm / (norm + 1e-6)).clamp_(max=1.0))

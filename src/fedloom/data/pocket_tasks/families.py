@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from fedloom.data.pocket_tasks import lexicon as lex
 from fedloom.data.pocket_tasks.wordings import TRAIN_WORDINGS, VALIDATION_WORDINGS, WORDINGS
@@ -21,7 +22,7 @@ class Draw:
     Attributes:
         slots: what the wording's placeholders are filled with.
         answer: the one accepted response.
-        values: what decides on which side of the hold-out the task lies; all of them must be on the same side.
+        values: what decides on which side of the hold-out the task lies; all must be on the same side.
     """
 
     slots: dict[str, str]
@@ -32,10 +33,43 @@ class Draw:
 Sampler = Callable[[random.Random], Draw]
 
 
+# Families whose values are listed words: each list gives the same share, so that every label is tested.
+LISTED: dict[str, tuple[tuple[str, ...], ...]] = {
+    "sentiment": tuple(lex.SENTIMENTS.values()),
+    "topic": tuple(lex.TOPICS.values()),
+    "extraction": (lex.NAMES, lex.CITIES, lex.ITEMS),
+    "rewriting": (tuple(present for present, _ in lex.VERBS),),
+    "triage": tuple(lex.TRIAGE.values()),
+    "opposite": tuple(zip(*lex.OPPOSITES, strict=True)),
+    "category": tuple(lex.CATEGORIES.values()),
+}
+
+
+def _digest(family: str, value: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"pocket-tasks/{family}/{value}".encode()).digest()[:8], "big")
+
+
+@cache
+def _held_out_words(family: str) -> frozenset[str]:
+    held: set[str] = set()
+    for pool in LISTED[family]:
+        held.update(sorted(pool, key=lambda word: _digest(family, word))[: round(len(pool) / HELD_OUT_SHARE)])
+    return frozenset(held)
+
+
 def is_held_out(family: str, value: str) -> bool:
-    """Tell whether a value is kept for the test set; the same for every seed, so that seeds can be compared."""
-    digest = hashlib.sha256(f"pocket-tasks/{family}/{value}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") % HELD_OUT_SHARE == 0
+    """Tell whether a value is kept for the test set; the same for every seed, so seeds can be compared.
+
+    Args:
+        family: the family the value belongs to.
+        value: one of `Draw.values`.
+
+    Returns:
+        True for about one value in `HELD_OUT_SHARE`, by a fixed hash.
+    """
+    if family in LISTED:
+        return value in _held_out_words(family)
+    return _digest(family, value) % HELD_OUT_SHARE == 0
 
 
 def wordings(family: str, split: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Word lists of the pocket tasks: data shared by the task generator and the pocket model's pretraining text."""
+"""Word lists of the pocket tasks, shared by the generator and the pocket model's pretraining text."""
 
 
 def _words(text: str) -> tuple[str, ...]:

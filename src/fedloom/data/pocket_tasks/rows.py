@@ -1,4 +1,4 @@
-"""Who holds which pocket tasks: sixteen institutions with skewed mixtures, and the test set over all families."""
+"""Who holds which pocket tasks: sixteen skewed institutions, and the test set over all families."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEST_ROWS = 60
 ALL_FAMILIES_VALIDATION = 20
 ALL_FAMILIES_TEST = 40
 STYLE_WORDINGS = 2
-ATTEMPTS = 50  # small families cannot fill a large client without repeating a task
+ATTEMPTS = 200  # small families cannot fill a large client without repeating a task
 
 
 def main_families(seed: int) -> dict[str, tuple[str, ...]]:
@@ -89,8 +89,8 @@ def pocket_rows(seed: int) -> list[dict[str, str]]:
         seed: changes who gets what (mixtures, sizes, house styles, values), never what is held out.
 
     Returns:
-        Rows with the keys prompt, response, family, client and split. The pseudo-client "all-families" has only
-        validation and test rows, the same number of every family.
+        Rows with the keys prompt, response, family, client and split. The pseudo-client "all-families" has
+        only validation and test rows, the same number of every family.
     """
     rows: list[dict[str, str]] = []
     for client, mains in main_families(seed).items():
