@@ -6,9 +6,22 @@ from typing import Any
 
 import numpy as np
 
-WORDS = (
-    "river stone lamp winter garden letter bridge summer doctor market paper window silver morning".split()
-)
+WORDS = [
+    "river",
+    "stone",
+    "lamp",
+    "winter",
+    "garden",
+    "letter",
+    "bridge",
+    "summer",
+    "doctor",
+    "market",
+    "paper",
+    "window",
+    "silver",
+    "morning",
+]
 CLIENTS = ("ada", "bo", "cyd", "dee", "eli", "fay", "gus", "hal")
 
 

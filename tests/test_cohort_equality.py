@@ -72,9 +72,7 @@ def plain_federated_training(settings, tmp_path):
     local, lora = checked.local, checked.model.adapter
     torch.set_num_threads(1)
     base = AutoModelForCausalLM.from_pretrained(POCKET, dtype=torch.float32)
-    model = get_peft_model(
-        base, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets))
-    )
+    model = get_peft_model(base, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets)))
     session = open_session(checked, tmp_path)
     adapter = {name: value.double() for name, value in session.lora.initial(checked.seed).items()}
     steps_seen, lengths_seen, clipped = set(), set(), 0
@@ -102,9 +100,7 @@ def plain_federated_training(settings, tmp_path):
                     lengths_seen.add(len(tokens))
                     logits = model(tokens[None]).logits[0, :-1]
                     losses.append(
-                        torch.nn.functional.cross_entropy(logits, labels[1:], reduction="none")[
-                            labels[1:] != -100
-                        ]
+                        torch.nn.functional.cross_entropy(logits, labels[1:], reduction="none")[labels[1:] != -100]
                     )
                 optimizer.zero_grad()
                 torch.cat(losses).mean().backward()

@@ -137,8 +137,7 @@ def test_wordings_of_the_splits_are_disjoint() -> None:
 
 def test_no_prompt_is_shared_between_splits(rows: list[Row]) -> None:
     prompts = {
-        split: {row["prompt"] for row in rows if row["split"] == split}
-        for split in ("train", "validation", "test")
+        split: {row["prompt"] for row in rows if row["split"] == split} for split in ("train", "validation", "test")
     }
     assert not prompts["train"] & prompts["test"]
     assert not prompts["train"] & prompts["validation"]
@@ -258,9 +257,7 @@ def answer_again(row: Row) -> str:
         signs = {sign for sign, pool in lex.SENTIMENTS.items() for word in words if word in pool}
         return signs.pop() if len(signs) == 1 else "mixed"
     pools_of = {"topic": lex.TOPICS, "category": lex.CATEGORIES, "triage": lex.TRIAGE}[family]
-    found_in = {
-        label for label, pool in pools_of.items() for entry in pool if re.search(rf"\b{entry}\b", prompt)
-    }
+    found_in = {label for label, pool in pools_of.items() for entry in pool if re.search(rf"\b{entry}\b", prompt)}
     assert row["response"] in found_in
     return row["response"]
 

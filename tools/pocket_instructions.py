@@ -76,9 +76,7 @@ def _place(rng: random.Random) -> tuple[str, str]:
 def _next(rng: random.Random) -> tuple[str, str]:
     words, listed = _list(rng)
     at = rng.randrange(len(words) - 1)
-    form = rng.choice(
-        ("{1}. What follows {0}?", "Which word stands after {0} in {1}?", "After {0} comes what? {1}")
-    )
+    form = rng.choice(("{1}. What follows {0}?", "Which word stands after {0} in {1}?", "After {0} comes what? {1}"))
     return form.format(words[at], listed), words[at + 1]
 
 
@@ -91,17 +89,13 @@ def _member(rng: random.Random) -> tuple[str, str]:
 
 def _repeat(rng: random.Random) -> tuple[str, str]:
     _, listed = _list(rng)
-    form = rng.choice(
-        ("Repeat: {0}", "Say this again: {0}", "{0}. Copy the list.", "Write the same words. {0}")
-    )
+    form = rng.choice(("Repeat: {0}", "Say this again: {0}", "{0}. Copy the list.", "Write the same words. {0}"))
     return form.format(listed), listed
 
 
 def _swap(rng: random.Random) -> tuple[str, str]:
     one, two = rng.sample(lex.WORDS, 2)
-    form = rng.choice(
-        ("Swap {0} and {1}.", "Write {0} {1} the other way round.", "Exchange the words: {0} {1}")
-    )
+    form = rng.choice(("Swap {0} and {1}.", "Write {0} {1} the other way round.", "Exchange the words: {0} {1}"))
     return form.format(one, two), f"{two} {one}"
 
 
@@ -115,17 +109,13 @@ def _drop(rng: random.Random) -> tuple[str, str]:
 def _replace(rng: random.Random) -> tuple[str, str]:
     words, listed = _list(rng)
     old, new = rng.choice(words), rng.choice(lex.WORDS)
-    form = rng.choice(
-        ("Replace {0} by {1}: {2}", "{2}. Use {1} instead of {0}.", "In {2}, turn {0} into {1}.")
-    )
+    form = rng.choice(("Replace {0} by {1}: {2}", "{2}. Use {1} instead of {0}.", "In {2}, turn {0} into {1}."))
     return form.format(old, new, listed), ", ".join(new if word == old else word for word in words)
 
 
 def _reverse(rng: random.Random) -> tuple[str, str]:
     words, listed = _list(rng)
-    form = rng.choice(
-        ("Reverse {0}.", "Read backwards: {0}", "{0}. Start with the last and end with the first.")
-    )
+    form = rng.choice(("Reverse {0}.", "Read backwards: {0}", "{0}. Start with the last and end with the first."))
     return form.format(listed), ", ".join(reversed(words))
 
 
@@ -141,9 +131,7 @@ def _where(rng: random.Random) -> tuple[str, str]:
 
 def _successor(rng: random.Random) -> tuple[str, str]:
     number = rng.randint(1, 98)
-    return rng.choice((f"Which number follows {number}?", f"What comes right after {number}?")), str(
-        number + 1
-    )
+    return rng.choice((f"Which number follows {number}?", f"What comes right after {number}?")), str(number + 1)
 
 
 def _relation(rng: random.Random) -> tuple[str, str]:
@@ -217,18 +205,12 @@ def _recommend(rng: random.Random) -> tuple[str, str]:
 
 def _owner(rng: random.Random) -> tuple[str, str]:
     names, items, cities = rng.sample(lex.NAMES, 2), rng.sample(lex.ITEMS, 2), rng.sample(lex.CITIES, 2)
-    pool, form = rng.choice(
-        ((items, "{0} has the {1}"), (cities, "{0} comes from {1}"), (cities, "{0} moved to {1}"))
-    )
+    pool, form = rng.choice(((items, "{0} has the {1}"), (cities, "{0} comes from {1}"), (cities, "{0} moved to {1}")))
     text = " and ".join(form.format(name, thing) for name, thing in zip(names, pool, strict=True))
     at = rng.randrange(2)
     if rng.random() < 0.5:
-        return rng.choice(("{1}. Who goes with {0}?", "Who is linked to {0}? {1}.")).format(
-            pool[at], text
-        ), names[at]
-    return rng.choice(("{1}. What goes with {0}?", "What is linked to {0}? {1}.")).format(
-        names[at], text
-    ), pool[at]
+        return rng.choice(("{1}. Who goes with {0}?", "Who is linked to {0}? {1}.")).format(pool[at], text), names[at]
+    return rng.choice(("{1}. What goes with {0}?", "What is linked to {0}? {1}.")).format(names[at], text), pool[at]
 
 
 def _times(rng: random.Random) -> tuple[str, str]:
@@ -253,12 +235,8 @@ def _neighbour(rng: random.Random) -> tuple[str, str]:
     cycle, kind = rng.choice(((lex.DAYS, "day"), (lex.MONTHS, "month")))
     at = rng.randrange(len(cycle))
     if rng.random() < 0.5:
-        return rng.choice((f"Which {kind} is just before {cycle[at]}?", f"Before {cycle[at]}?")), cycle[
-            at - 1
-        ]
-    return rng.choice((f"Which {kind} follows {cycle[at]}?", f"Next after {cycle[at]}?")), cycle[
-        (at + 1) % len(cycle)
-    ]
+        return rng.choice((f"Which {kind} is just before {cycle[at]}?", f"Before {cycle[at]}?")), cycle[at - 1]
+    return rng.choice((f"Which {kind} follows {cycle[at]}?", f"Next after {cycle[at]}?")), cycle[(at + 1) % len(cycle)]
 
 
 def _short_date(rng: random.Random) -> tuple[str, str]:

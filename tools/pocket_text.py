@@ -118,8 +118,7 @@ def weekday(rng: random.Random) -> str:
             f"the {event} is {n} days after {day}, on {end}.",
             f"{name} left on {day} and came back {n} days later, on {end}.",
             f"from {day}, {n} days lead to {end}.",
-            f"{day} "
-            + ", ".join(f"+ {step} = {lex.DAYS[(start + step) % 7]}" for step in rng.sample(range(1, 8), 3)),
+            f"{day} " + ", ".join(f"+ {step} = {lex.DAYS[(start + step) % 7]}" for step in rng.sample(range(1, 8), 3)),
         )
     )
 
@@ -211,10 +210,7 @@ def comparison(rng: random.Random) -> str:
             f"{a} or {b}? the higher one is {high}.",
             f"with {a} here and {b} there, {high} is the larger number.",
             ", ".join(f"{n} {'<' if n < m else '>'} {m}" for n, m in ((a, b), rng.sample(range(10, 100), 2))),
-            ", ".join(
-                f"{n} is {'less' if n < m else 'more'} than {m}"
-                for n, m in ((a, b), (b, rng.randint(10, 99)))
-            ),
+            ", ".join(f"{n} is {'less' if n < m else 'more'} than {m}" for n, m in ((a, b), (b, rng.randint(10, 99)))),
         )
     )
 
@@ -319,16 +315,12 @@ def relation(rng: random.Random) -> str:
     """Write a fact that only the instructions of pretraining ask for."""
     name = rng.choice(sorted(RELATIONS))
     key, value = rng.choice(sorted(RELATIONS[name].items()))
-    return rng.choice(
-        (f"the {name} of {key} is {value}.", f"{key} has the {name} {value}.", f"{key}, {name}: {value}")
-    )
+    return rng.choice((f"the {name} of {key} is {value}.", f"{key} has the {name} {value}.", f"{key}, {name}: {value}"))
 
 
 def product(rng: random.Random) -> str:
     """Write a few products."""
-    return ", ".join(
-        f"{a} times {b} is {a * b}" for a, b in [(rng.randint(2, 9), rng.randint(2, 5)) for _ in range(2)]
-    )
+    return ", ".join(f"{a} times {b} is {a * b}" for a, b in [(rng.randint(2, 9), rng.randint(2, 5)) for _ in range(2)])
 
 
 # Weights: what a study found hard (copying by role, comparing, sorting, the week) gets more text.
@@ -387,9 +379,7 @@ def real(data: Path) -> Iterator[str]:
         with gzip.open(data / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
             for line in file:
                 row = json.loads(line)
-                prompt = (
-                    row.get("question") or row.get("prompt") or f"{row['instruction']} {row['input']}".strip()
-                )
+                prompt = row.get("question") or row.get("prompt") or f"{row['instruction']} {row['input']}".strip()
                 response = row.get("answer") or row.get("chosen") or row.get("output") or ""
                 if not isinstance(response, str):
                     response = response[-1]["content"]

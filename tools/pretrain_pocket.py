@@ -57,9 +57,7 @@ def train_tokenizer(real_texts: list[str], seed: int) -> Tokenizer:
     texts = [generated(rng) for _ in range(60_000)] + rng.sample(real_texts, 300)
     # Kinds with many rare words, so that most words of the tasks become one token.
     texts += [
-        f" {writer(rng)}"
-        for writer in (category, opposite, past, sentiment, topic, triage)
-        for _ in range(6_000)
+        f" {writer(rng)}" for writer in (category, opposite, past, sentiment, topic, triage) for _ in range(6_000)
     ]
     # Training wordings only: the tokenizer sees no wording of validation or test.
     for family in FAMILIES:
@@ -133,9 +131,7 @@ class Llama(nn.Module):
                 for name, (rows, columns) in shapes.items()
             }
         )
-        angles = torch.outer(torch.arange(WINDOW), ROPE_BASE ** (-torch.arange(0, head, 2) / head)).repeat(
-            1, 2
-        )
+        angles = torch.outer(torch.arange(WINDOW), ROPE_BASE ** (-torch.arange(0, head, 2) / head)).repeat(1, 2)
         self.register_buffer("cos", angles.cos().bfloat16())
         self.register_buffer("sin", angles.sin().bfloat16())
         self.register_buffer("mask", torch.full((WINDOW, WINDOW), -math.inf).triu(1).bfloat16())
@@ -258,13 +254,9 @@ def text_loss(model: nn.Module, tokenizer: Tokenizer, texts: list[str]) -> float
 
 def main() -> None:
     """Train the tokenizer, pretrain, measure and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument(
-        "--data", type=Path, default=Path("../shared/data"), help="folder of the real data sets"
-    )
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the real data sets")
     parser.add_argument("--tokens", type=int, default=30_000_000, help="tokens to train on")
     parser.add_argument("--seed", type=int, default=0, help="keys text, order and initial weights")
     parser.add_argument("--lr", type=float, default=0.02, help="Muon's learning rate for the matrices")

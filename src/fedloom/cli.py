@@ -20,9 +20,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")
-]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
 SetOption = Annotated[
     list[str] | None,
@@ -33,9 +31,7 @@ SetOption = Annotated[
 @app.command()
 def run(
     recipe: RecipeArgument,
-    out: Annotated[
-        Path, typer.Option(help="The run directory: new, or with --resume the one to go on with.")
-    ],
+    out: Annotated[Path, typer.Option(help="The run directory: new, or with --resume the one to go on with.")],
     overrides: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     seeds: Annotated[int, typer.Option(help="Repeat with so many seeds and report means.")] = 1,

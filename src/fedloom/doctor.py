@@ -1,4 +1,4 @@
-"""`fedloom doctor`: is this machine fit, and does the embedded model compute what it should?"""
+"""`fedloom doctor`: whether this machine is fit, and whether the embedded model computes what it should."""
 
 from __future__ import annotations
 

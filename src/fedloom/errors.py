@@ -50,6 +50,4 @@ def unknown_name(key: str, value: object, allowed: Iterable[str]) -> UserError:
     names = list(allowed)
     shown = ", ".join(names[:MAX_SHOWN]) + (f", ... ({len(names)} in all)" if len(names) > MAX_SHOWN else "")
     close = nearest(str(value), names)
-    return UserError(
-        f"{key}: {value!r} is not one of: {shown}", hint=f"did you mean {close!r}?" if close else None
-    )
+    return UserError(f"{key}: {value!r} is not one of: {shown}", hint=f"did you mean {close!r}?" if close else None)

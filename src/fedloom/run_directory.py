@@ -60,9 +60,7 @@ class RunDirectory:
             # A run killed before it wrote anything resumes from the beginning.
             return False
         if not resume:
-            raise UserError(
-                f"--out: {self.path} already holds a run", hint="go on with --resume, or give a new folder"
-            )
+            raise UserError(f"--out: {self.path} already holds a run", hint="go on with --resume, or give a new folder")
         stored = load_recipe(recipe_file)
         difference = _difference(stored.model_dump(), self.recipe.model_dump())
         if difference is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +16,7 @@ from fedloom.federation import Listener, Observer, train
 from fedloom.recipe import Recipe, load_recipe
 from fedloom.report.html import write_report
 from fedloom.report.progress import Progress, closing_table
+from fedloom.report.results import average_results
 from fedloom.report.trackers import open_tracker
 from fedloom.run_directory import ADAPTER, METRICS, RunDirectory, write_json
 
@@ -106,9 +107,10 @@ def _observer(listeners: Sequence[Listener], console: Console) -> Observer:
     @contextmanager
     def observe(rounds: dict[str, int]) -> Iterator[Listener]:
         with Progress(rounds, console) as progress:
+            everyone: list[Listener] = [progress, *listeners]
 
             def tell(event: dict[str, Any]) -> None:
-                for listener in (progress, *listeners):
+                for listener in everyone:
                     listener(event)
 
             yield tell
@@ -117,28 +119,12 @@ def _observer(listeners: Sequence[Listener], console: Console) -> Observer:
 
 
 def _mean_metrics(name: str, seeds: list[int], runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    numbers = {
-        key: fmean(run[key] for run in runs) for key in ("seconds", "bytes_up", "bytes_down", "tokens")
-    }
+    numbers = {key: fmean(run[key] for run in runs) for key in ("seconds", "bytes_up", "bytes_down", "tokens")}
     return {
         "name": name,
         "seeds": seeds,
         "rounds": runs[0]["rounds"],
         **numbers,
-        "eval": _mean_result([run["eval"] for run in runs]),
-        "baselines": {
-            arm: _mean_result([run["baselines"][arm] for run in runs]) for arm in runs[0]["baselines"]
-        },
+        "eval": average_results([run["eval"] for run in runs]),
+        "baselines": {arm: average_results([run["baselines"][arm] for run in runs]) for arm in runs[0]["baselines"]},
     }
-
-
-def _mean_result(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    mean: dict[str, Any] = {}
-    for key in ("loss", "accuracy"):
-        if key in results[0]:
-            values = [result[key] for result in results]
-            mean |= {key: fmean(values), f"{key}_sd": stdev(values)}
-    for block in ("own", "unseen", "global"):
-        if block in results[0]:
-            mean[block] = _mean_result([result[block] for result in results])
-    return mean

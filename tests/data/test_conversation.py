@@ -37,9 +37,7 @@ def test_nothing_there_never_becomes_text(nothing: object) -> None:
         convert({"q": nothing, "a": "So."})
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(3, "3"), (2.5, "2.5"), (True, "true"), (0, "0"), (False, "false")]
-)
+@pytest.mark.parametrize(("value", "text"), [(3, "3"), (2.5, "2.5"), (True, "true"), (0, "0"), (False, "false")])
 def test_numbers_and_truth_values_become_text(value: object, text: str) -> None:
     assert convert({"q": "Why?", "a": value})[-1].content == text
 
@@ -95,9 +93,7 @@ def test_missing_fields_are_named_with_the_nearest() -> None:
     records = [Record({"question": 1, "a": 2}, "x.json", n) for n in (1, 2)]
     records[1].values["q"] = "x"
     required, optional = field_keys(FieldsConfig(prompt="q", response="a", context="cc"))
-    with pytest.raises(
-        UserError, match=r"data.fields.prompt: x.json: record 1 has no field 'q'; .*: question, a"
-    ):
+    with pytest.raises(UserError, match=r"data.fields.prompt: x.json: record 1 has no field 'q'; .*: question, a"):
         check_fields(records, required, optional)
     with pytest.raises(UserError, match=r"data.fields.context: no record has the field 'cc'"):
         check_fields(records, {}, optional)

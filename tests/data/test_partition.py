@@ -117,9 +117,7 @@ def test_by_key_is_the_value_as_text_whatever_the_order() -> None:
     [PartitionByKey(kind="by_key", key="k"), PartitionDirichlet(kind="dirichlet", key="k", clients=1)],
 )
 def test_a_record_without_a_key_value(value: object, partition: PartitionByKey | PartitionDirichlet) -> None:
-    with pytest.raises(
-        UserError, match=r"data.partition.key: f.json: record 9 has no value in the field 'k'"
-    ):
+    with pytest.raises(UserError, match=r"data.partition.key: f.json: record 9 has no value in the field 'k'"):
         partition_records([Record({"k": value}, "f.json", 9)], partition, 0)
 
 

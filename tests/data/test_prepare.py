@@ -160,15 +160,11 @@ def test_dropped_and_truncated_are_counted(tmp_path: Path, write_lines: Write, t
     assert data.truncated == 1
     assert sum(map(len, everything(data))) == 41
     assert max(one.lengths.max() for one in everything(data) if len(one)) == 40
-    drawn = prepare(
-        recipe(made.data.source, partition={"kind": "iid", "clients": 4}), tokenizer, tmp_path / "s"
-    )
+    drawn = prepare(recipe(made.data.source, partition={"kind": "iid", "clients": 4}), tokenizer, tmp_path / "s")
     assert drawn.dropped_by_client == {"": {"empty prompt": 1, "empty response": 2}}
 
 
-def test_client_without_training_examples_is_named(
-    tmp_path: Path, write_lines: Write, tokenizer: Any
-) -> None:
+def test_client_without_training_examples_is_named(tmp_path: Path, write_lines: Write, tokenizer: Any) -> None:
     keyed = [{"q": "q", "a": "a", "client": c, "split": "train"} for c in ("a", "b")]
     bad = [{"q": "q", "a": a, "client": "x", "split": "test"} for a in ("", "", "answer")]
     path = write_lines([*keyed, *bad])
@@ -277,9 +273,7 @@ def pocket(seed: int) -> list[dict[str, str]]:
     return made
 
 
-def test_pocket_tasks_bring_their_defaults(
-    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pocket_tasks_bring_their_defaults(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fedloom.data.pocket_tasks", SimpleNamespace(pocket_rows=pocket))
     made = validate_recipe({})
     data = prepare(made, tokenizer, tmp_path / "s")
@@ -322,9 +316,7 @@ def _saved(folder: Path, made: Recipe) -> Path:
 
 
 @pytest.mark.parametrize("partition", PARTITIONS)
-def test_description_counts_what_is_there(
-    tmp_path: Path, write_lines: Write, tokenizer: Any, partition: dict
-) -> None:
+def test_description_counts_what_is_there(tmp_path: Path, write_lines: Write, tokenizer: Any, partition: dict) -> None:
     extra = {"q": "q", "a": "", "client": "c0", "topic": "x"}
     made = recipe(
         write_lines([*rows(), extra]), 1, partition=partition, category="topic", unseen_clients=1,

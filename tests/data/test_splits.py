@@ -30,9 +30,7 @@ def records(key: str, values: list[object]) -> list[Record]:
     test=st.floats(0, 0.49),
     seed=st.integers(0, 99),
 )
-def test_fractions_are_kept_and_training_is_never_empty(
-    count: int, validation: float, test: float, seed: int
-) -> None:
+def test_fractions_are_kept_and_training_is_never_empty(count: int, validation: float, test: float, seed: int) -> None:
     parts = split_by_fractions(count, validation, test, seed, "x")
     sizes = Counter(parts)
     assert sizes.total() == count

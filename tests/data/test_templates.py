@@ -79,9 +79,7 @@ def test_chat_equals_the_tokenizers_own_rendering(tokenizer: Any) -> None:
 def test_jinja_file_equals_the_same_chat_template(tokenizer: Any, tmp_path: Path, answer: str) -> None:
     path = tmp_path / "mine.jinja"
     path.write_text(tokenizer.chat_template.replace("{{ m.content }}", answer))
-    assert load_template(str(path), tokenizer).segments(LONG) == load_template("chat", tokenizer).segments(
-        LONG
-    )
+    assert load_template(str(path), tokenizer).segments(LONG) == load_template("chat", tokenizer).segments(LONG)
 
 
 def test_answers_without_end_of_turn_token_end_with_their_white_space(tokenizer: Any, tmp_path: Path) -> None:

@@ -55,9 +55,7 @@ texts = st.text(st.characters(exclude_characters="<>", exclude_categories=["Cs"]
 
 @settings(max_examples=50, deadline=None)
 @given(examples=st.lists(st.lists(texts, min_size=1, max_size=4), max_size=5))
-def test_batches_equal_single_examples_and_decode_to_the_text(
-    tokenizer: Any, examples: list[list[str]]
-) -> None:
+def test_batches_equal_single_examples_and_decode_to_the_text(tokenizer: Any, examples: list[list[str]]) -> None:
     segments = [[Segment(text, bool(n % 2)) for n, text in enumerate(example)] for example in examples]
     together = list(parts(tokenize(segments, tokenizer, 10_000)))
     alone = [part for one in segments for part in parts(tokenize([one], tokenizer, 10_000))]

@@ -40,9 +40,7 @@ def make_metrics(shift: float = 0.0, clients: tuple[str, ...] = CLIENTS) -> dict
     }
 
 
-def write_run(
-    run_dir: Path, *, shift: float = 0.0, clients: tuple[str, ...] = CLIENTS, finished: bool = True
-) -> Path:
+def write_run(run_dir: Path, *, shift: float = 0.0, clients: tuple[str, ...] = CLIENTS, finished: bool = True) -> Path:
     """A run directory, written the way a run writes it."""
     log = EventLog(run_dir / "events.jsonl")
     log.append(

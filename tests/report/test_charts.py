@@ -10,9 +10,7 @@ from fedloom.report.record import Curve, Point
 from fedloom.report.units import bytes_text, count_text, seconds_text
 
 
-@pytest.mark.parametrize(
-    ("low", "high"), [(0.0, 1.0), (0.31, 0.69), (2.0, 2.0), (0.0, 0.0), (-3.0, 1e6), (1e-9, 2e-9)]
-)
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.31, 0.69), (2.0, 2.0), (0.0, 0.0), (-3.0, 1e6), (1e-9, 2e-9)])
 def test_ticks_cover_the_range_evenly(low: float, high: float) -> None:
     found = ticks(low, high)
     slack = 1e-9 * max(1.0, abs(high))

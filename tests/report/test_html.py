@@ -148,9 +148,7 @@ def test_several_seeds(tmp_path: Path, write: Callable[..., Path]) -> None:
         **each[0],
         "seeds": [0, 1, 10],
         "eval": average_results([one["eval"] for one in each]),
-        "baselines": {
-            arm: average_results([one["baselines"][arm] for one in each]) for arm in ("base", "local")
-        },
+        "baselines": {arm: average_results([one["baselines"][arm] for one in each]) for arm in ("base", "local")},
     }
     (tmp_path / "metrics.json").write_text(json.dumps(averaged))
     page = page_of(tmp_path)

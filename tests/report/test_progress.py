@@ -39,9 +39,7 @@ def test_one_plain_line_per_round() -> None:
         progress({"event": "start", "time": 100.0})
         for number in (1, 2, 3):
             progress(federated_round(number, 100.0 + 2.1 * number))
-        progress(
-            {"event": "evaluation", "time": 107.0, "arm": "federated", "round": 3, "result": {"loss": 1.0}}
-        )
+        progress({"event": "evaluation", "time": 107.0, "arm": "federated", "round": 3, "result": {"loss": 1.0}})
     lines = printed(console).splitlines()
     assert lines[2] == "federated round 3/20  loss 1.234  2.1 s  left 36 s"
     assert len(lines) == 3

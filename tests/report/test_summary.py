@@ -12,8 +12,7 @@ from fedloom.report.summary import summary_sentence
     [
         (
             {"local": {"accuracy": 0.4}, "federated": {"accuracy": 0.631}},
-            "Federated training beats the average client alone by 23.1 points of accuracy: "
-            "63.1 % against 40.0 %.",
+            "Federated training beats the average client alone by 23.1 points of accuracy: 63.1 % against 40.0 %.",
         ),
         (
             {"local": {"accuracy": 0.5}, "federated": {"accuracy": 0.49}, "centralized": {"accuracy": 0.7}},

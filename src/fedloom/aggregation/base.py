@@ -43,9 +43,7 @@ class Algorithm(Protocol):
         """
         ...
 
-    def step(
-        self, adapter: Tensors, state: State, updates: Iterable[Update]
-    ) -> tuple[dict[str, Tensor], State]:
+    def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
         """Fold one round's updates, each as it arrives, into the next adapter.
 
         Args:
@@ -76,7 +74,5 @@ def update_weight(update: Update, weighting: Weighting) -> float:
         return 1.0
     weight = update.num_examples if weighting == "examples" else update.metrics.get("label_tokens")
     if weight is None or not weight > 0:
-        raise ValueError(
-            f"update of client {update.client!r}: weight by {weighting} is {weight}, must be > 0"
-        )
+        raise ValueError(f"update of client {update.client!r}: weight by {weighting} is {weight}, must be > 0")
     return float(weight)

@@ -24,9 +24,7 @@ class FedAvg:
         """No state; see `Algorithm`."""
         return {}
 
-    def step(
-        self, adapter: Tensors, state: State, updates: Iterable[Update]
-    ) -> tuple[dict[str, Tensor], State]:
+    def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
         """One round; without updates the adapter stays; see `Algorithm`."""
         mean = StreamingMean(adapter, self.weighting)
         for update in updates:
@@ -34,6 +32,4 @@ class FedAvg:
         delta = mean.mean()
         if delta is None:
             return dict(adapter), state
-        return {
-            name: (value.double() + delta[name]).to(value.dtype) for name, value in adapter.items()
-        }, state
+        return {name: (value.double() + delta[name]).to(value.dtype) for name, value in adapter.items()}, state

@@ -20,9 +20,7 @@ class StreamingMean:
     def __init__(self, reference: Tensors, weighting: Weighting) -> None:
         self._reference = reference
         self._weighting = weighting
-        self._sums = {
-            name: torch.zeros(value.shape, dtype=torch.float64) for name, value in reference.items()
-        }
+        self._sums = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in reference.items()}
         self._total = 0.0
 
     def add(self, update: Update) -> None:

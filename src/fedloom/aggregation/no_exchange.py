@@ -16,9 +16,7 @@ class NoExchange:
         """No state; see `Algorithm`."""
         return {}
 
-    def step(
-        self, adapter: Tensors, state: State, updates: Iterable[Update]
-    ) -> tuple[dict[str, Tensor], State]:
+    def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
         """One round of everyone alone; see `Algorithm`."""
         for _ in updates:
             pass

@@ -197,9 +197,7 @@ def check_cohort(recipe: Recipe, clients: int) -> None:
     """
     wanted = recipe.federation.clients_per_round
     if wanted > clients:
-        raise UserError(
-            f"federation.clients_per_round: {wanted} is above the number of training clients, {clients}"
-        )
+        raise UserError(f"federation.clients_per_round: {wanted} is above the number of training clients, {clients}")
 
 
 def _read(data: DataConfig, seed: int) -> tuple[list[Record], list[Record]]:
@@ -270,9 +268,7 @@ def _conversation(record: Record, data: DataConfig) -> list[Message] | str:
         return str(reason)
 
 
-def _example(
-    record: Record, messages: list[Message], owner: str | None, split: Split, data: DataConfig
-) -> Example:
+def _example(record: Record, messages: list[Message], owner: str | None, split: Split, data: DataConfig) -> Example:
     category = field_text(record, data.category) if data.category is not None else ""
     key = ""
     if isinstance(data.partition, PartitionDirichlet) and owner is not None:
@@ -280,9 +276,7 @@ def _example(
     return Example(messages, record.origin, owner, split, category, key)
 
 
-def _global_examples(
-    records: Sequence[Record], data: DataConfig, dropped: dict[str, Counter[str]]
-) -> list[Example]:
+def _global_examples(records: Sequence[Record], data: DataConfig, dropped: dict[str, Counter[str]]) -> list[Example]:
     examples = []
     for record in records:
         messages = _conversation(record, data)

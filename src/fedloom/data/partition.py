@@ -216,9 +216,7 @@ def _counts(generator: np.random.Generator, records: int, clients: int, alpha: f
     return np.diff(edges, prepend=0)
 
 
-def _with_minimum(
-    draw: Callable[[int], NDArray[np.int64]], clients: int, min_examples: int
-) -> NDArray[np.int64]:
+def _with_minimum(draw: Callable[[int], NDArray[np.int64]], clients: int, min_examples: int) -> NDArray[np.int64]:
     best: NDArray[np.int64] | None = None
     best_missing = 0
     for attempt in range(MAX_ATTEMPTS):

@@ -127,9 +127,7 @@ def _locate_one(source: str, key: str) -> list[Location]:
         return _locate_folder(path, key)
     if path.is_file():
         if suffix_of(path) not in SUFFIXES:
-            raise UserError(
-                f"{key}: {path} has the unknown suffix {path.suffix!r}; known are {', '.join(SUFFIXES)}"
-            )
+            raise UserError(f"{key}: {path} has the unknown suffix {path.suffix!r}; known are {', '.join(SUFFIXES)}")
         return [Location("file", str(path))]
     # A path that starts in an existing folder, or ends like a file, was meant as a file.
     if _HUB_ID.match(source) and suffix_of(path) not in SUFFIXES and not path.parent.is_dir():

@@ -27,8 +27,7 @@ _ALPACA_WITH_INPUT = (
     "Write a response that appropriately completes the request.\n\n"
 )
 _ALPACA_WITHOUT_INPUT = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request.\n\n"
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
 )
 
 

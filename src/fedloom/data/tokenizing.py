@@ -93,9 +93,7 @@ class SegmentTokenizer:
         return [list(ids) for ids in encoded["input_ids"]]
 
 
-def tokenize(
-    examples: Sequence[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase, max_tokens: int
-) -> Tokenized:
+def tokenize(examples: Sequence[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Tokenized:
     """Tokenise examples, cut them to length and drop those that would train nothing.
 
     Args:

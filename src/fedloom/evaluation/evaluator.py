@@ -35,9 +35,7 @@ class Evaluator:
         UserError: where there is nothing to evaluate on.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, lora: GroupedLora, recipe: Recipe, data: FederatedData
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, lora: GroupedLora, recipe: Recipe, data: FederatedData) -> None:
         self.model = model
         self.lora = lora
         self.config = recipe.evaluation
@@ -102,9 +100,7 @@ class Evaluator:
                 held_out.extend(scores[1::2])
         return self._result(own, {}, held_out)
 
-    def _result(
-        self, own: Mapping[str, Scores], unseen: Mapping[str, Scores], held_out: Sequence[Scores]
-    ) -> Result:
+    def _result(self, own: Mapping[str, Scores], unseen: Mapping[str, Scores], held_out: Sequence[Scores]) -> Result:
         result: Result = {}
         if own:
             result["own"] = self._mean(list(own.values()))

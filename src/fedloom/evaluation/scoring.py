@@ -56,8 +56,7 @@ def score(model: PreTrainedModel, lora: GroupedLora, jobs: Sequence[tuple[int, E
         One `Scores` for each job.
     """
     results = [
-        Scores(np.zeros(len(s)), np.zeros(len(s), dtype=np.int64), np.zeros(len(s), dtype=bool))
-        for _, s in jobs
+        Scores(np.zeros(len(s)), np.zeros(len(s), dtype=np.int64), np.zeros(len(s), dtype=bool)) for _, s in jobs
     ]
     queue: list[tuple[int, int]] = []
     tokens = 0

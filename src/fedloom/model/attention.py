@@ -97,7 +97,8 @@ def padded_lengths(lengths: np.ndarray) -> np.ndarray:
     """
     octave = np.floor(np.log2(np.maximum(lengths - 1, 1))).astype(np.int64)
     step = np.maximum((1 << octave) // STEPS_PER_OCTAVE, SHORTEST)
-    return -(-lengths // step) * step
+    padded: np.ndarray = -(-lengths // step) * step
+    return padded
 
 
 class _Pad(torch.autograd.Function):
@@ -165,7 +166,8 @@ def packed_attention(
     heads, tokens, dim = query.shape[1:]
     shared = key.shape[1]
     scale = dim**-0.5 if scaling is None else scaling
-    padded = [_Pad.apply(x.transpose(1, 2).reshape(tokens, -1), packed_layout) for x in (query, key, value)]
+    rows = [x.transpose(1, 2).reshape(tokens, -1) for x in (query, key, value)]
+    padded = [_Pad.apply(x, packed_layout) for x in rows]  # type: ignore[no-untyped-call]
     outputs = []
     start = 0
     for bucket in packed_layout.buckets:
@@ -183,13 +185,11 @@ def packed_attention(
         outputs.append(out.transpose(1, 2).reshape(stop - start, -1))
         start = stop
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    packed: Tensor = _Unpad.apply(joined, packed_layout)
+    packed: Tensor = _Unpad.apply(joined, packed_layout)  # type: ignore[no-untyped-call]
     return packed.view(1, tokens, heads, -1), None
 
 
-def _explicit(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, softcap: float | None
-) -> Tensor:
+def _explicit(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, softcap: float | None) -> Tensor:
     """Causal attention by batched products; query heads that share a key head become rows of one product."""
     sequences, heads, length, dim = q.shape
     shared = k.shape[1]

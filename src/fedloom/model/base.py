@@ -40,9 +40,7 @@ def resolve_base(base: str) -> str:
     if path.exists():
         raise UserError(f"model.base: {base!r} is a file", hint="give the folder that holds config.json")
     if base.startswith((".", "/", "~")) or not HUB_ID.match(base):
-        raise UserError(
-            f"model.base: no such folder: {base!r}", hint="a folder, a hub id owner/name, or pocket"
-        )
+        raise UserError(f"model.base: no such folder: {base!r}", hint="a folder, a hub id owner/name, or pocket")
     return base
 
 
@@ -58,9 +56,7 @@ def _check_folder(path: Path, base: str) -> None:
         pickled = any(path.glob("*.bin"))
         raise UserError(
             f"model.base: {base!r} has no weights (*.safetensors)",
-            hint="pickled *.bin weights are never read: convert them with save_pretrained"
-            if pickled
-            else None,
+            hint="pickled *.bin weights are never read: convert them with save_pretrained" if pickled else None,
         )
     if not (path / "tokenizer_config.json").is_file() and not (path / "tokenizer.json").is_file():
         raise UserError(f"model.base: {base!r} has no tokenizer (tokenizer.json)")

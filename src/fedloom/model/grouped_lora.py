@@ -88,7 +88,7 @@ class GroupedLoraLayer(nn.Module):
         owner = self._owner[0]
         weight = self.base.weight.t() if isinstance(self.base, Conv1D) else self.base.weight
         a, b = owner.factors(self.name)
-        output: Tensor = _GroupedLinear.apply(
+        output: Tensor = _GroupedLinear.apply(  # type: ignore[no-untyped-call]
             x.reshape(-1, x.shape[-1]), weight, self.base.bias, a, b, owner.scale, owner.group_starts
         )
         return output.view(*x.shape[:-1], -1)
@@ -193,9 +193,7 @@ def linear_layers(model: PreTrainedModel) -> list[str]:
     """Names of all layers that can carry an adapter: linear ones other than the output head."""
     head = model.get_output_embeddings()
     return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
+        name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)) and module is not head
     ]
 
 
@@ -220,8 +218,7 @@ def target_layers(model: PreTrainedModel, targets: Sequence[str] | str) -> list[
         if not any(name == target or name.endswith(f".{target}") for name in layers):
             close = nearest(target, known)
             raise UserError(
-                f"model.adapter.targets: {target!r} matches no linear layer of the model; "
-                f"it has: {', '.join(known)}",
+                f"model.adapter.targets: {target!r} matches no linear layer of the model; it has: {', '.join(known)}",
                 hint=f"did you mean {close!r}?" if close else None,
             )
     return [name for name in layers if any(name == t or name.endswith(f".{t}") for t in targets)]

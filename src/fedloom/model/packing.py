@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fedloom.model.attention import AttentionLayout
 
-
 # What a client computes must not depend, to the last bit, on who shares its pass. Two habits of CPU kernels would
 # make it so: products of very few rows take another path, and elementwise kernels finish each thread's share with
 # scalar code (other rounding) where it does not fill whole vectors. A batch therefore always has at least this many
@@ -94,9 +93,9 @@ def pack(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu"
     sequences = np.repeat(np.arange(len(examples)), lengths)
     sizes = [len(group) for group in groups]
     group_of_example = np.repeat(np.arange(len(groups)), sizes)
-    tokens_per_group = np.bincount(
-        group_of_example, lengths[: len(group_of_example)], minlength=len(groups)
-    ).astype(np.int64)
+    tokens_per_group = np.bincount(group_of_example, lengths[: len(group_of_example)], minlength=len(groups)).astype(
+        np.int64
+    )
     targets = np.flatnonzero(trained)
     label_sequences = sequences[targets]
     label_groups = group_of_example[label_sequences]

@@ -67,9 +67,7 @@ def _peft_settings(model: PreTrainedModel, lora: GroupedLora, config: ModelConfi
 def _target_modules(model: PreTrainedModel, layers: list[str]) -> list[str]:
     short = sorted({name.rpartition(".")[2] for name in layers})
     matched = [
-        name
-        for name, _ in model.named_modules()
-        if name.rpartition(".")[2] in short and not name.endswith(".base")
+        name for name, _ in model.named_modules() if name.rpartition(".")[2] in short and not name.endswith(".base")
     ]
     # Short names are what other tools expect, but only where they mean exactly these layers.
     return short if sorted(matched) == sorted(layers) else layers
@@ -93,9 +91,7 @@ def import_adapter(folder: Path, lora: GroupedLora) -> Adapter:
         raise UserError(f"{folder}: has no {WEIGHTS}")
     try:
         tensors = safetensors.torch.load_file(file)
-        reference = {
-            name: next(iter(tensors.values())).new_empty(shape) for name, shape in lora.shapes.items()
-        }
+        reference = {name: next(iter(tensors.values())).new_empty(shape) for name, shape in lora.shapes.items()}
         check_tensors(tensors, reference, str(file))
     except (ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder}: {error}") from None

@@ -39,7 +39,7 @@ _RecipeYaml.add_implicit_resolver(
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_RecipeYaml)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_RecipeYaml)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" line {mark.line + 1}" if mark is not None else ""
@@ -89,9 +89,7 @@ def _recipe_file(source: str | Path) -> Path:
     close = nearest(path.stem, shipped)
     raise UserError(
         f"recipe: no such file: {path}",
-        hint=f"did you mean the shipped recipe {close!r}?"
-        if close
-        else "`fedloom recipes` lists those shipped",
+        hint=f"did you mean the shipped recipe {close!r}?" if close else "`fedloom recipes` lists those shipped",
     )
 
 

@@ -126,9 +126,7 @@ class SplitConfig(Config):
     @model_validator(mode="after")
     def _leaves_training(self) -> SplitConfig:
         if self.validation + self.test >= 1:
-            raise ValueError(
-                f"validation + test = {self.validation + self.test:g} leaves nothing to train on"
-            )
+            raise ValueError(f"validation + test = {self.validation + self.test:g} leaves nothing to train on")
         if self.key is not None and self.model_fields_set & {"validation", "test"}:
             raise ValueError("key takes the split from the records, so the fractions would have no effect")
         return self
@@ -147,9 +145,7 @@ class GlobalTestConfig(Config):
     def _one_way(self) -> GlobalTestConfig:
         given = [name for name in ("where", "fraction", "source") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"needs exactly one of where, fraction, source; got {', '.join(given) or 'none'}"
-            )
+            raise ValueError(f"needs exactly one of where, fraction, source; got {', '.join(given) or 'none'}")
         return self
 
 

@@ -71,10 +71,7 @@ def category_table(record: Record) -> Table | None:
     names = list(dict.fromkeys(name for spreads in by_arm.values() for name in spreads))
     if not names:
         return None
-    means = {
-        name: [spreads[name].mean if name in spreads else None for spreads in by_arm.values()]
-        for name in names
-    }
+    means = {name: [spreads[name].mean if name in spreads else None for spreads in by_arm.values()] for name in names}
     rows = [("", name, [units.accuracy_text(mean) for mean in means[name]]) for name in names]
     return Table(groups=[], headings=[NAMES[arm] for arm in by_arm], rows=rows, notes=[])
 
@@ -159,6 +156,5 @@ def _spreads(record: Record, arm: str, block: str, measure: str) -> dict[str, Sp
             if one.get(measure) is not None:
                 values.setdefault(name, []).append(one[measure])
     return {
-        name: Spread(mean=statistics.fmean(found), low=min(found), high=max(found))
-        for name, found in values.items()
+        name: Spread(mean=statistics.fmean(found), low=min(found), high=max(found)) for name, found in values.items()
     }

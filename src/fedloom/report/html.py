@@ -43,9 +43,7 @@ def render(record: Record) -> str:
     Returns:
         A complete HTML document.
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = files("fedloom.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
     charts, legend = sections.curves(record)
     bars_title, bars = sections.arm_bars(record)

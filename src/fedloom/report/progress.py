@@ -102,9 +102,7 @@ class Progress:
 
     def _rounds_left(self) -> int:
         """Rounds of all arms still to come; an arm that others followed has ended, at whatever round."""
-        return sum(
-            max(0, total - self._done[arm]) for arm, total in self._plan.items() if arm not in self._finished
-        )
+        return sum(max(0, total - self._done[arm]) for arm, total in self._plan.items() if arm not in self._finished)
 
 
 def closing_table(metrics: Mapping[str, Any]) -> Table:

@@ -115,9 +115,7 @@ class Record:
 
     def evaluation_curves(self, measure: str) -> list[Curve]:
         """The loss or the accuracy on the test set by round of every arm that was evaluated."""
-        return self._curves(
-            lambda run, arm: {at: result.get(measure) for at, result in run.evaluations(arm).items()}
-        )
+        return self._curves(lambda run, arm: {at: result.get(measure) for at, result in run.evaluations(arm).items()})
 
     def _curves(self, pick: Callable[[Run, str], Mapping[int, float | None]]) -> list[Curve]:
         drawn = [Curve(arm=arm, points=_merge([pick(run, arm) for run in self.runs])) for arm in ARMS]

@@ -121,9 +121,7 @@ def score_table(record: Record) -> Table | None:
         return None
     sets = list(dict.fromkeys(test_set for test_set, _ in shown))
     groups = [
-        (TEST_SETS[test_set], sum(test_set == other for other, _ in shown))
-        for test_set in sets
-        if test_set is not None
+        (TEST_SETS[test_set], sum(test_set == other for other, _ in shown)) for test_set in sets if test_set is not None
     ]
     rows = []
     for arm, result in record.results.items():
@@ -137,9 +135,7 @@ def score_table(record: Record) -> Table | None:
         rows.append((arm, NAMES[arm], cells))
     notes = [_test_set_note(record, test_set or "own") for test_set in sets]
     if record.seeds:
-        notes.append(
-            f"Mean ± standard deviation over {len(record.seeds)} seeds; thin lines on the bars show it."
-        )
+        notes.append(f"Mean ± standard deviation over {len(record.seeds)} seeds; thin lines on the bars show it.")
     return Table(groups=groups, headings=[measure for _, measure in shown], rows=rows, notes=notes)
 
 
@@ -259,12 +255,9 @@ def times(record: Record) -> Times | None:
     if total - spent > 0.005 * total:
         known.append(("other", "loading the model and the rest", total - spent))
     rows = [
-        (style, name, units.seconds_text(seconds), f"{100 * seconds / total:.1f} %")
-        for style, name, seconds in known
+        (style, name, units.seconds_text(seconds), f"{100 * seconds / total:.1f} %") for style, name, seconds in known
     ]
-    drawn = [
-        (f"time-{style}", seconds, f"{name}: {units.seconds_text(seconds)}") for style, name, seconds in known
-    ]
+    drawn = [(f"time-{style}", seconds, f"{name}: {units.seconds_text(seconds)}") for style, name, seconds in known]
     return Times(chart=stacked_bar(drawn, "where the time went"), rows=rows, total=units.seconds_text(total))
 
 

@@ -128,9 +128,7 @@ class TensorBoard:
             start = self._events.SessionLog(status=self._events.SessionLog.START)
             self._write(arm, event["time"], step, session_log=start)
         value = self._summaries.Summary.Value
-        summary = self._summaries.Summary(
-            value=[value(tag=tag, simple_value=n) for tag, n in numbers.items()]
-        )
+        summary = self._summaries.Summary(value=[value(tag=tag, simple_value=n) for tag, n in numbers.items()])
         self._write(arm, event["time"], step, summary=summary)
         self._arms[arm].flush()
 

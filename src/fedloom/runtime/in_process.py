@@ -62,15 +62,11 @@ class InProcessRuntime:
 
     def _work(self, plan: RoundPlan, client: str, broadcast: Mapping[str, Tensor]) -> ClientWork:
         examples = self.train_examples(client)
-        batches = round_batches(
-            len(examples), self.recipe.local, plan.batch_size, self.recipe.seed, plan.round, client
-        )
+        batches = round_batches(len(examples), self.recipe.local, plan.batch_size, self.recipe.seed, plan.round, client)
         stored = self.store.load(plan.arm, client, plan.round) if plan.personal else None
         if stored is None:
             return ClientWork(client, examples, batches, dict(broadcast))
-        return ClientWork(
-            client, examples, batches, _with_prefix(stored, ADAPTER), _with_prefix(stored, MOMENTS)
-        )
+        return ClientWork(client, examples, batches, _with_prefix(stored, ADAPTER), _with_prefix(stored, MOMENTS))
 
     def _train_cohort(
         self,

@@ -24,9 +24,7 @@ def check_tensors(received: Mapping[str, Tensor], reference: Mapping[str, Tensor
         raise ValueError(f"{what}: tensor names differ from the adapter's, e.g. {odd[0]!r}")
     for name, value in received.items():
         if value.shape != reference[name].shape:
-            raise ValueError(
-                f"{what}: {name} has shape {list(value.shape)}, expected {list(reference[name].shape)}"
-            )
+            raise ValueError(f"{what}: {name} has shape {list(value.shape)}, expected {list(reference[name].shape)}")
         if not value.is_floating_point():
             raise ValueError(f"{what}: {name} holds {value.dtype}, expected a floating-point format")
         if not bool(torch.isfinite(value).all()):

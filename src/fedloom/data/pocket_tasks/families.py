@@ -189,9 +189,7 @@ def _comparison(rng: random.Random) -> Draw:
 def _rewriting(rng: random.Random) -> Draw:
     present, past = rng.choice(lex.VERBS)
     actor, thing = rng.choice(lex.ACTORS), rng.choice(lex.VERB_OBJECTS)
-    return Draw(
-        {"sentence": f"the {actor} {present} the {thing}."}, f"the {actor} {past} the {thing}.", (present,)
-    )
+    return Draw({"sentence": f"the {actor} {present} the {thing}."}, f"the {actor} {past} the {thing}.", (present,))
 
 
 def _sorting(rng: random.Random) -> Draw:

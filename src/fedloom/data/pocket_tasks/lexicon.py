@@ -176,9 +176,7 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
     "clothing": _words("shirt coat skirt glove sock trousers dress hat boot sweater apron tie"),
 }
 
-ACTORS: tuple[str, ...] = _words(
-    "nurse clerk teacher driver cook farmer lawyer pilot tailor baker judge waiter"
-)
+ACTORS: tuple[str, ...] = _words("nurse clerk teacher driver cook farmer lawyer pilot tailor baker judge waiter")
 
 # Third person present and past.
 VERBS: tuple[tuple[str, str], ...] = _pairs(

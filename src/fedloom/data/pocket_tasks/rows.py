@@ -61,9 +61,7 @@ def _rows(
             if prompt not in seen:
                 break
         seen.add(prompt)
-        rows.append(
-            {"prompt": prompt, "response": task.answer, "family": family, "client": client, "split": split}
-        )
+        rows.append({"prompt": prompt, "response": task.answer, "family": family, "client": client, "split": split})
     return rows
 
 
