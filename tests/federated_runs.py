@@ -6,22 +6,7 @@ from typing import Any
 
 import numpy as np
 
-WORDS = [
-    "river",
-    "stone",
-    "lamp",
-    "winter",
-    "garden",
-    "letter",
-    "bridge",
-    "summer",
-    "doctor",
-    "market",
-    "paper",
-    "window",
-    "silver",
-    "morning",
-]
+WORDS = ("river", "stone", "lamp", "winter", "garden", "letter", "bridge", "summer", "doctor", "market", "paper")
 CLIENTS = ("ada", "bo", "cyd", "dee", "eli", "fay", "gus", "hal")
 
 

@@ -73,9 +73,9 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
     tokenizer = load_tokenizer(recipe.model)
     template = load_template(recipe.data.template, tokenizer)
     device = pick_device(recipe.runtime.device)
-    base: Any = AutoModelForCausalLM.from_pretrained(
-        resolve_base(recipe.model.base), dtype=pick_dtype(recipe.model.dtype, device), use_safetensors=True
-    ).to(device)
+    source, dtype = resolve_base(recipe.model.base), pick_dtype(recipe.model.dtype, device)
+    base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    base.to(device)
     model = PeftModel.from_pretrained(base, str(folder / ADAPTER)) if with_adapter else base
     tokens = tokenize_prompt(template.prompt_segments([Message("user", prompt)]), tokenizer)
     inputs = torch.from_numpy(tokens)[None].to(device)

@@ -16,13 +16,14 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 class Config(BaseModel):
     """A section of the recipe: unknown keys are refused, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # strict: `rounds: true` or `rounds: "3"` is a mistake, not a number.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class LoraConfig(Config):
     """Low-rank adapters (LoRA, arXiv 2106.09685) on chosen linear layers."""
 
-    kind: Literal["lora"] = "lora"
+    kind: Literal["lora"] = Field("lora", description="Low-rank matrices beside frozen layers.")
     rank: PositiveInt = Field(8, description="Inner size r of the factors A [r, in] and B [out, r].")
     alpha: float = Field(16.0, gt=0, description="The adapter's output is scaled by alpha / rank.")
     targets: list[str] | Literal["all-linear"] = Field(
@@ -45,7 +46,9 @@ class ModelConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Number format of the frozen base; auto: bfloat16 where the hardware computes it."
     )
-    adapter: LoraConfig = Field(default_factory=lambda: LoraConfig())
+    adapter: LoraConfig = Field(
+        default_factory=lambda: LoraConfig(), description="What is trained beside the frozen base."
+    )
 
 
 class FieldsConfig(Config):
@@ -72,22 +75,22 @@ class FieldsConfig(Config):
 class PartitionByKey(Config):
     """One client per value of a field: the natural partition."""
 
-    kind: Literal["by_key"]
+    kind: Literal["by_key"] = Field(description="One client per value of a field.")
     key: str = Field(description="The field whose value names the client.")
 
 
 class PartitionIid(Config):
     """Records dealt to clients uniformly at random, in equal shares."""
 
-    kind: Literal["iid"]
-    clients: PositiveInt
+    kind: Literal["iid"] = Field(description="Equal shares, at random.")
+    clients: PositiveInt = Field(description="How many clients share the records.")
 
 
 class PartitionDirichlet(Config):
     """Label skew: each value of a field is shared out by Dirichlet(alpha) proportions (arXiv 1909.06335)."""
 
-    kind: Literal["dirichlet"]
-    clients: PositiveInt
+    kind: Literal["dirichlet"] = Field(description="Label skew, drawn.")
+    clients: PositiveInt = Field(description="How many clients share the records.")
     key: str = Field(description="The field whose values are skewed over the clients.")
     alpha: float = Field(0.5, gt=0, description="Small: each client sees few values. Large: all alike.")
     min_examples: PositiveInt = Field(3, description="Smallest client allowed; proportions are redrawn.")
@@ -96,16 +99,16 @@ class PartitionDirichlet(Config):
 class PartitionQuantity(Config):
     """Quantity skew: client sizes follow Dirichlet(alpha), contents are alike."""
 
-    kind: Literal["quantity"]
-    clients: PositiveInt
-    alpha: float = Field(0.5, gt=0)
+    kind: Literal["quantity"] = Field(description="Size skew, drawn.")
+    clients: PositiveInt = Field(description="How many clients share the records.")
+    alpha: float = Field(0.5, gt=0, description="Small: sizes differ much. Large: all alike.")
     min_examples: PositiveInt = Field(3, description="Smallest client allowed.")
 
 
 class PartitionFiles(Config):
     """One client per source file (or per file of a source folder)."""
 
-    kind: Literal["files"]
+    kind: Literal["files"] = Field(description="One client per file.")
 
 
 Partition = Annotated[
@@ -117,8 +120,8 @@ Partition = Annotated[
 class SplitConfig(Config):
     """How each client divides its own records, so that it is tested on its own distribution."""
 
-    validation: Fraction = 0.1
-    test: Fraction = 0.1
+    validation: Fraction = Field(0.1, description="Share of a client's records kept for validation.")
+    test: Fraction = Field(0.1, description="Share of a client's records kept for testing.")
     key: str | None = Field(
         None, description="A field saying train, validation or test, used instead of the fractions."
     )
@@ -136,9 +139,9 @@ class GlobalTestConfig(Config):
     """Records set aside before partitioning: a test set that belongs to no client."""
 
     where: dict[str, str | int | float | bool] | None = Field(
-        None, description="Field values that mark the records, e.g. {client: -1}."
+        None, min_length=1, description="Field values that mark the records, e.g. {client: -1}."
     )
-    fraction: Fraction | None = Field(None, description="Or: this share of all records, at random.")
+    fraction: Fraction | None = Field(None, gt=0, description="Or: this share of all records, at random.")
     source: str | list[str] | None = Field(None, description="Or: a file of its own, with the same fields.")
 
     @model_validator(mode="after")
@@ -156,16 +159,32 @@ class DataConfig(Config):
         "pocket-tasks",
         description="A file, a list of files, a folder, a hub id, or 'pocket-tasks' (embedded).",
     )
-    fields: FieldsConfig = Field(default_factory=lambda: FieldsConfig(prompt="prompt", response="response"))
+    fields: FieldsConfig = Field(
+        default_factory=lambda: FieldsConfig(prompt="prompt", response="response"),
+        description="Which fields of a record hold prompt and answer.",
+    )
     template: str = Field("chat", description="alpaca, chat (the tokenizer's), plain, or a Jinja file.")
     max_tokens: int = Field(512, ge=8, description="Longest example; what goes beyond is cut off.")
     partition: Partition = Field(
         default_factory=lambda: PartitionByKey(kind="by_key", key="client"),
+        description="Which client owns which records.",
     )
-    split: SplitConfig = Field(default_factory=lambda: SplitConfig())
-    global_test: GlobalTestConfig | None = None
+    split: SplitConfig = Field(default_factory=lambda: SplitConfig(), description="How a client divides its records.")
+    global_test: GlobalTestConfig | None = Field(
+        None, description="Records set aside as a test set of no client; default: none."
+    )
     unseen_clients: int = Field(0, ge=0, description="Clients held out of training and tested at the end.")
     category: str | None = Field(None, description="Field by which the global test is broken down.")
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> DataConfig:
+        if self.source in ("pocket-tasks", ["pocket-tasks"]):
+            fixed = FieldsConfig(prompt="prompt", response="response")
+            if self.fields != fixed:
+                raise ValueError("fields has no effect on pocket-tasks, whose fields are prompt and response")
+        elif self.category is not None and self.global_test is None:
+            raise ValueError("category breaks the global test down, and there is no global_test")
+        return self
 
 
 class TaskConfig(Config):
@@ -177,7 +196,7 @@ class TaskConfig(Config):
 class FedAvgConfig(Config):
     """Federated averaging (arXiv 1602.05629)."""
 
-    name: Literal["fedavg"] = "fedavg"
+    name: Literal["fedavg"] = Field("fedavg", description="The weighted mean of the updates.")
     weighting: Literal["examples", "tokens", "uniform"] = Field(
         "examples", description="A client's weight: its training examples, its trained label tokens, or 1."
     )
@@ -186,9 +205,11 @@ class FedAvgConfig(Config):
 class FederationConfig(Config):
     """The rounds: how many, who takes part, how updates become the next adapter."""
 
-    rounds: PositiveInt = 10
-    clients_per_round: PositiveInt = 4
-    algorithm: FedAvgConfig = Field(default_factory=lambda: FedAvgConfig())
+    rounds: PositiveInt = Field(10, description="How many rounds are trained.")
+    clients_per_round: PositiveInt = Field(4, description="Clients drawn for each round.")
+    algorithm: FedAvgConfig = Field(
+        default_factory=lambda: FedAvgConfig(), description="How updates become the next adapter."
+    )
 
 
 class LocalConfig(Config):
@@ -196,8 +217,8 @@ class LocalConfig(Config):
 
     steps: PositiveInt | None = Field(None, description="Optimiser steps a round (this or epochs).")
     epochs: PositiveInt | None = Field(None, description="Passes over the client's data a round.")
-    batch_size: PositiveInt = 8
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    batch_size: PositiveInt = Field(8, description="Examples of one optimiser step.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Starts afresh every round.")
     learning_rate: float = Field(1e-3, gt=0, description="At the first round; see schedule.")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="Learning rate over rounds; linear and cosine fall towards 0."
@@ -235,7 +256,7 @@ class EvaluationConfig(Config):
     """When and on what the model is tested. The untuned base and the final adapter always are."""
 
     every: PositiveInt | None = Field(None, description="Also evaluate every so many rounds.")
-    split: Literal["test", "validation"] = "test"
+    split: Literal["test", "validation"] = Field("test", description="The part that is tested on.")
     exact_match: bool | Literal["auto"] = Field(
         "auto",
         description="Accuracy as exact match of the greedy answer; auto: where the source's answers are checkable.",
@@ -248,7 +269,7 @@ class EvaluationConfig(Config):
 class BaselineConfig(Config):
     """A comparison run beside the federation, with the federation's budget."""
 
-    kind: Literal["local", "centralized"]
+    kind: Literal["local", "centralized"] = Field(description="local: each client alone; centralized: all data pooled.")
     learning_rate: float | None = Field(
         None, gt=0, description="Its own learning rate (tune each arm); default: local.learning_rate."
     )
@@ -257,7 +278,7 @@ class BaselineConfig(Config):
 class RuntimeConfig(Config):
     """Where the clients of a round are trained."""
 
-    kind: Literal["in_process"] = "in_process"
+    kind: Literal["in_process"] = Field("in_process", description="All clients in this process.")
     cohort: PositiveInt | Literal["auto"] = Field(
         "auto", description="Clients trained in one pass; auto: as many as the memory budget holds."
     )
@@ -267,22 +288,32 @@ class RuntimeConfig(Config):
     threads: PositiveInt | None = Field(None, description="CPU threads; default: all cores.")
     device: str = Field("auto", description="auto, cpu, or a CUDA device such as cuda:0.")
 
+    @model_validator(mode="after")
+    def _has_effect(self) -> RuntimeConfig:
+        if self.memory_gb is not None and self.cohort != "auto":
+            raise ValueError(f"memory_gb has no effect on a fixed cohort, {self.cohort}: it belongs to auto")
+        return self
+
 
 class Recipe(Config):
     """One run, wholly described: the same recipe and seed give the same adapter."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run.")
-    seed: int = Field(0, ge=0)
-    model: ModelConfig = Field(default_factory=lambda: ModelConfig())
-    data: DataConfig = Field(default_factory=lambda: DataConfig())
-    task: TaskConfig = Field(default_factory=lambda: TaskConfig())
-    federation: FederationConfig = Field(default_factory=lambda: FederationConfig())
-    local: LocalConfig = Field(default_factory=lambda: LocalConfig())
-    evaluation: EvaluationConfig = Field(default_factory=lambda: EvaluationConfig())
+    seed: int = Field(0, ge=0, description="Every random draw of the run follows from it.")
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig(), description="The frozen base and its adapter.")
+    data: DataConfig = Field(default_factory=lambda: DataConfig(), description="Whose text, and how phrased.")
+    task: TaskConfig = Field(default_factory=lambda: TaskConfig(), description="What is learnt.")
+    federation: FederationConfig = Field(
+        default_factory=lambda: FederationConfig(), description="Rounds, clients and algorithm."
+    )
+    local: LocalConfig = Field(default_factory=lambda: LocalConfig(), description="What a client does in a round.")
+    evaluation: EvaluationConfig = Field(
+        default_factory=lambda: EvaluationConfig(), description="When and on what the model is tested."
+    )
     baselines: list[BaselineConfig] = Field(
         default_factory=list, description="local (each client alone) and centralized (all data pooled)."
     )
-    runtime: RuntimeConfig = Field(default_factory=lambda: RuntimeConfig())
+    runtime: RuntimeConfig = Field(default_factory=lambda: RuntimeConfig(), description="Where clients are trained.")
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
         default_factory=list, description="Also record the run with these."
     )
@@ -301,6 +332,20 @@ class Recipe(Config):
         if len(set(kinds)) < len(kinds):
             raise ValueError(f"each baseline once, got {', '.join(kinds)}")
         return baselines
+
+    @model_validator(mode="after")
+    def _evaluation_has_effect(self) -> Recipe:
+        every, rounds = self.evaluation.every, self.federation.rounds
+        if every is not None and every > rounds:
+            raise ValueError(
+                f"evaluation.every: {every} is above federation.rounds, {rounds}, so it has no effect: "
+                "the final adapter is evaluated anyway"
+            )
+        split, data = self.evaluation.split, self.data
+        by_fraction = data.split.key is None and data.source not in ("pocket-tasks", ["pocket-tasks"])
+        if by_fraction and data.global_test is None and getattr(data.split, split) == 0:
+            raise ValueError(f"evaluation.split: {split}, but data.split.{split} is 0 and nothing else is tested")
+        return self
 
     @model_validator(mode="after")
     def _enough_clients(self) -> Recipe:

@@ -1,0 +1,140 @@
+"""A run killed with SIGKILL at any moment and resumed ends with the bytes of the run that was left alone."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedloom.report.events import read_events
+from tests.federated_runs import recipe, write_examples
+
+TIMES = {"seconds", "time", "train_seconds", "aggregate_seconds", "data_seconds"}
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    values = recipe(
+        write_examples(folder / "words.jsonl"),
+        federation={"rounds": 6, "clients_per_round": 3},
+        local={"schedule": "cosine"},
+        evaluation={"every": 2, "exact_match": True},
+        runtime={"cohort": 2},
+    )
+    values["baselines"] = ["local", "centralized"]
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def start(recipe_file: Path, out: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "fedloom", "run", str(recipe_file), "--out", str(out), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def outcome(out: Path) -> dict:
+    """Everything a run leaves that must not depend on kills: bytes of adapters, metrics and events without times."""
+    adapters = sorted([*(out / "adapter").iterdir(), *out.glob("clients/*/*/*.safetensors")])
+    return {
+        "adapters": {str(path.relative_to(out)): path.read_bytes() for path in adapters},
+        "metrics": without_times(json.loads((out / "metrics.json").read_text())),
+        "events": without_times(read_events(out / "events.jsonl")),
+        "leftovers": sorted(str(path.relative_to(out)) for path in out.rglob("*.partial")),
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe_file, tmp_path_factory) -> tuple[dict, float]:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    began = time.monotonic()
+    finish(start(recipe_file, out))
+    return outcome(out), time.monotonic() - began
+
+
+def kill_and_resume(recipe_file: Path, out: Path, delays: list[float]) -> int:
+    kills = 0
+    for delay in delays:
+        process = start(recipe_file, out, "--resume")
+        try:
+            process.wait(timeout=delay)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate()
+    finish(start(recipe_file, out, "--resume"))
+    return kills
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_random_moments(recipe_file, undisturbed, tmp_path, seed):
+    expected, seconds = undisturbed
+    generator = random.Random(seed)
+    kills = kill_and_resume(recipe_file, tmp_path / "run", [generator.uniform(0.4, 0.9) * seconds])
+    assert kills == 1
+    assert outcome(tmp_path / "run") == expected
+
+
+@pytest.mark.slow
+def test_twenty_runs_killed_at_random_moments(recipe_file, undisturbed, tmp_path):
+    expected, seconds = undisturbed
+    generator = random.Random(20)
+    kills = 0
+    for number in range(20):
+        delays = [generator.uniform(0.2, 1.0) * seconds for _ in range(generator.randint(1, 2))]
+        kills += kill_and_resume(recipe_file, tmp_path / str(number), delays)
+        assert outcome(tmp_path / str(number)) == expected, f"run {number}, killed after {delays}"
+    assert kills >= 20
+
+
+@pytest.mark.parametrize("during", ["state.safetensors", "state.json", "adapter_model.safetensors", "metrics.json"])
+def test_killed_while_writing(recipe_file, undisturbed, tmp_path, during):
+    """The process dies in the middle of writing one particular file: the moments that are hardest to hit by chance."""
+    script = f"""
+import builtins, os, signal, sys
+from pathlib import Path
+import safetensors.torch as st
+real_open, real_save = builtins.open, st.save_file
+seen = 0
+def die_at(path):
+    global seen
+    if {during!r} in str(path):
+        seen += 1
+        if seen == {1 if during in ("metrics.json", "adapter_model.safetensors") else 4}:
+            Path(path).write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+def opened(path, mode="r", *rest, **options):
+    if "w" in mode:
+        die_at(path)
+    return real_open(path, mode, *rest, **options)
+def saved(tensors, path, *rest):
+    die_at(path)
+    return real_save(tensors, path, *rest)
+builtins.open, st.save_file = opened, saved
+from fedloom.cli import main
+sys.argv = ["fedloom", "run", {str(recipe_file)!r}, "--out", {str(tmp_path / "run")!r}]
+main()
+"""
+    killed = subprocess.run([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert killed.returncode == -signal.SIGKILL
+    finish(start(recipe_file, tmp_path / "run", "--resume"))
+    assert outcome(tmp_path / "run") == undisturbed[0]
