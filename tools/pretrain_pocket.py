@@ -271,7 +271,7 @@ def main() -> None:
     tokenizer = train_tokenizer(texts, options.seed)
     model = Llama()
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters; {len(STATEMENTS)} kinds of statements")
-    print(f"{len(INSTRUCTIONS)} kinds of instructions; {len(texts):,} real exchanges", flush=True)
+    print(f"{len(set(INSTRUCTIONS))} kinds of instructions; {len(texts):,} real exchanges", flush=True)
     matrices = list(model.matrices.values())
     others = [parameter for name, parameter in model.named_parameters() if not name.startswith("matrices")]
     optimisers: tuple[tuple[torch.optim.Optimizer, float], ...] = (

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 from torch import Tensor
+
+from fedloom.errors import UserError
 
 KEPT = 2
 ADAPTER, ALGORITHM = "adapter/", "algorithm/"
@@ -54,8 +58,10 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
     partial.mkdir()
     tensors = {ADAPTER + key: value for key, value in state.adapter.items()}
     tensors |= {ALGORITHM + key: value for key, value in state.algorithm.items()}
-    _write(partial / "state.safetensors", safetensors.torch.save(tensors))
+    content = safetensors.torch.save(tensors)
+    _write(partial / "state.safetensors", content)
     numbers = {name: value for name, value in vars(state).items() if name not in {"adapter", "algorithm"}}
+    numbers["sha256"] = hashlib.sha256(content).hexdigest()
     _write(partial / "state.json", json.dumps(numbers, allow_nan=False).encode())
     _sync_folder(partial)
     final = directory / name
@@ -68,19 +74,36 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
 
 
 def load_checkpoint(directory: Path) -> RunState | None:
-    """Read the newest checkpoint.
+    """Read the newest checkpoint, or the one before it where a disk has damaged the newest.
 
     Args:
         directory: the run's `checkpoints/` folder.
 
     Returns:
         The state, or None where there is no checkpoint yet.
+
+    Raises:
+        UserError: where all of them are damaged.
     """
     found = _checkpoints(directory)
-    if not found:
-        return None
-    numbers = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
-    tensors = safetensors.torch.load_file(found[-1] / "state.safetensors")
+    damage: Exception | None = None
+    for path in reversed(found):
+        try:
+            return _read(path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            damage = error
+            warnings.warn(f"{path}: damaged checkpoint, trying the one before: {error}", stacklevel=2)
+    if damage is not None:
+        raise UserError(f"{directory}: no checkpoint can be read: {damage}", hint="begin again in a new folder")
+    return None
+
+
+def _read(path: Path) -> RunState:
+    numbers = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    content = (path / "state.safetensors").read_bytes()
+    if hashlib.sha256(content).hexdigest() != numbers.pop("sha256"):
+        raise ValueError("state.safetensors is not what was written")
+    tensors = safetensors.torch.load(content)
     return RunState(
         adapter={k.removeprefix(ADAPTER): v for k, v in tensors.items() if k.startswith(ADAPTER)},
         algorithm={k.removeprefix(ALGORITHM): v for k, v in tensors.items() if k.startswith(ALGORITHM)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,6 +11,7 @@ from typing import Any
 
 from fedloom.arms import Arm, build_arms
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
+from fedloom.errors import UserError
 from fedloom.model.peft_format import export_adapter
 from fedloom.report.events import EventLog
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDirectory, write_json
@@ -126,9 +128,22 @@ def _record(log: EventLog, state: RunState, arm: Arm, tally: Tally, seconds: flo
 
 
 def _record_result(log: EventLog, state: RunState, arm: str, result: dict[str, Any], seconds: float) -> None:
+    _require_finite(arm, state.round, result)
     state.results[arm] = result
     state.totals["seconds"] += seconds
     log.append("evaluation", arm=arm, round=state.round, seconds=seconds, result=result)
+
+
+def _require_finite(arm: str, round_number: int, result: dict[str, Any]) -> None:
+    blocks = [result, *(result.get(name, {}) for name in ("own", "unseen"))]
+    if all(math.isfinite(block.get("loss", 0.0)) for block in blocks):
+        return
+    if arm == "base":
+        raise UserError("model.base: the untuned model's loss is not a finite number", hint="check its weights")
+    raise UserError(
+        f"round {round_number}: the {arm} adapter's test loss is not a finite number",
+        hint="lower local.learning_rate; the last good checkpoint is kept",
+    )
 
 
 def _commit(path: Path, log: EventLog, state: RunState) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from fedloom.data.conversation import Message
 from fedloom.data.describe import describe, render
 from fedloom.data.templates import load_template
 from fedloom.data.tokenizing import tokenize_prompt
-from fedloom.errors import unknown_name
-from fedloom.model.base import load_tokenizer, pick_device, pick_dtype, resolve_base
+from fedloom.errors import UserError, unknown_name
+from fedloom.model.base import load_tokenizer, loading, pick_device, pick_dtype, resolve_base
 from fedloom.model.peft_format import import_adapter
 from fedloom.recipe import load_recipe
 from fedloom.run_directory import ADAPTER, open_finished
@@ -68,15 +69,23 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
 
     Returns:
         The answer's text.
+
+    Raises:
+        UserError: for an empty prompt, or a folder without a readable adapter.
     """
+    if not prompt.strip():
+        raise UserError("PROMPT: is empty")
+    if max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens: {max_new_tokens} is not a positive number")
     folder, recipe = open_finished(directory)
     tokenizer = load_tokenizer(recipe.model)
     template = load_template(recipe.data.template, tokenizer)
     device = pick_device(recipe.runtime.device)
     source, dtype = resolve_base(recipe.model.base), pick_dtype(recipe.model.dtype, device)
-    base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    with loading(recipe.model, "the weights"):
+        base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
     base.to(device)
-    model = PeftModel.from_pretrained(base, str(folder / ADAPTER)) if with_adapter else base
+    model = _with_adapter(base, folder / ADAPTER) if with_adapter else base
     tokens = tokenize_prompt(template.prompt_segments([Message("user", prompt)]), tokenizer)
     inputs = torch.from_numpy(tokens)[None].to(device)
     with torch.no_grad():
@@ -89,3 +98,15 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
         )
     answer: str = tokenizer.decode(output[0, inputs.shape[1] :], skip_special_tokens=True)
     return answer.strip()
+
+
+def _with_adapter(base: Any, adapter: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            # PEFT only warns of missing tensors, and would answer without them.
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            return PeftModel.from_pretrained(base, str(adapter))
+    except Exception as error:  # PEFT's, safetensors' and JSON's errors have no common class
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"{adapter}: not a readable adapter: {lines[0][:200]}") from None

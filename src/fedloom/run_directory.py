@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,7 +42,7 @@ class RunDirectory:
         self.recipe = recipe
         # Looked at before anything is created: a refused run leaves no trace.
         self.resuming = self._check_content(resume)
-        self._make_writable()
+        self._created = self._make_writable()
         self._lock = open(self.path / LOCK, "w", encoding="utf-8")  # noqa: SIM115 - held until close
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,7 +73,9 @@ class RunDirectory:
             )
         return True
 
-    def _make_writable(self) -> None:
+    def _make_writable(self) -> bool:
+        """Create the folder and try it out; returns whether it was not there before."""
+        created = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path) as probe:
@@ -79,7 +83,18 @@ class RunDirectory:
                 probe.write(b"\0" * (1 << 20))
                 probe.flush()
         except OSError as error:
+            if created:
+                _remove_empty(self.path)
             raise UserError(f"--out: can't write to {self.path}: {error.strerror}") from None
+        return created
+
+    def _withdraw(self) -> None:
+        """Take away what a run refused before it began has left: its corrected recipe can have the folder."""
+        shutil.rmtree(self.path / DATA, ignore_errors=True)
+        for name in (EVENTS, RECIPE, LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        if self._created:
+            _remove_empty(self.path)
 
     def __enter__(self) -> RunDirectory:
         return self
@@ -90,6 +105,8 @@ class RunDirectory:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if isinstance(error, UserError) and not self.resuming and not (self.path / CHECKPOINTS).exists():
+            self._withdraw()
         self._lock.close()
 
 
@@ -108,7 +125,7 @@ def open_finished(path: str | Path) -> tuple[Path, Recipe]:
     folder = Path(path)
     if not (folder / RECIPE).is_file():
         raise UserError(f"{folder}: not a run directory (no {RECIPE})")
-    if not (folder / ADAPTER).is_dir():
+    if not (folder / ADAPTER / "adapter_model.safetensors").is_file():
         raise UserError(f"{folder}: has no adapter yet", hint="finish it with fedloom run ... --resume")
     return folder, load_recipe(folder / RECIPE)
 
@@ -137,6 +154,11 @@ def write_json(path: Path, values: Any) -> None:
         values: what to write.
     """
     write_atomically(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from fedloom import __version__
 from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
-from fedloom.evaluation.evaluator import Evaluator
+from fedloom.evaluation.evaluator import Evaluator, check_examples
 from fedloom.model.base import check_model, load_base, load_tokenizer, pick_device
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.recipe import Recipe
@@ -54,6 +55,8 @@ def prepare_data(recipe: Recipe, directory: Path) -> tuple[FederatedData, Any]:
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    # Its warnings of every retry would bury the one line that says what is wrong.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     pick_device(recipe.runtime.device)
     check_model(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
@@ -85,6 +88,7 @@ def open_session(recipe: Recipe, directory: Path) -> Session:
         The session.
     """
     data, _ = prepare_data(recipe, directory / DATA)
+    check_examples(data, recipe.evaluation.split)
     model, lora = open_model(recipe)
     store = ClientStore(directory / CLIENTS)
 

@@ -233,8 +233,6 @@ def _check_all_fields(data: DataConfig, local: Sequence[Record], common: Sequenc
         required["data.split.key"] = data.split.key
     if data.category is not None:
         check_fields(common, {"data.category": data.category}, {})
-        if not common:
-            optional["data.category"] = data.category
     check_fields(local, required, optional)
 
 
@@ -251,6 +249,9 @@ def _share_out(
             if isinstance(told, str):
                 dropped[""][told] += 1
         read = [(record, told) for record, told in read if not isinstance(told, str)]
+        if not read:
+            fates = ", ".join(f"{number} dropped as {reason}" for reason, number in sorted(dropped[""].items()))
+            raise UserError(f"data.source: none of its {len(records)} records can be used: {fates}")
     owners = partition_records([record for record, _ in read], data.partition, seed)
     for (record, told), owner in zip(read, owners, strict=True):
         if isinstance(told, str):

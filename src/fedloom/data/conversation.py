@@ -187,4 +187,4 @@ def _missing_field(key: str, field: str, record: Record, finding: str) -> UserEr
 
 def _shown(values: Mapping[str, Any]) -> str:
     names = list(values)
-    return ", ".join(map(str, names[:MAX_SHOWN])) + (", ..." if len(names) > MAX_SHOWN else "")
+    return ", ".join(map(str, names[:MAX_SHOWN])) + (", ..." if len(names) > MAX_SHOWN else "") or "none"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -75,25 +76,32 @@ def render(description: Mapping[str, Any]) -> Group:
     """
     clients, key = description["clients"], description["key"]
     rows = clients["rows"]
-    table = Table(title=f"{clients['number']:,} clients", title_justify="left")
-    table.add_column("client", no_wrap=True)
-    for column in (*SPLITS, "tokens median", "95 %", "max", "label tokens"):
-        table.add_column(column, justify="right")
-    if key:
-        table.add_column(key, no_wrap=True, overflow="ellipsis")
+    # A histogram of the field that names the client would only repeat the name.
+    shows_key = bool(key) and any(list(row["top"]) != [row["client"]] for row in rows)
+    table = Table(title=f"{clients['number']:,} clients", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    # Where the terminal is narrow, texts are cut (they may "wrap", on one line), numbers never.
+    table.add_column("client")
+    for column in ("train", "valid", "test", "median", "95 %", "max", "labels"):
+        table.add_column(column, justify="right", no_wrap=True)
+    if shows_key:
+        table.add_column(str(key))
     left_out = clients["number"] - len(rows)
     for place, row in enumerate(rows):
         if left_out and place == len(rows) // 2:
             table.add_row("...", *[""] * (len(table.columns) - 1))
         values = ", ".join(f"{value} {number}" for value, number in row["top"].items())
         table.add_row(
-            Text(row["client"]),
+            _one_line(row["client"]),
             *(f"{row[split]:,}" for split in SPLITS),
             *(f"{row['tokens'][name]:,}" for name in ("median", "percentile_95", "max")),
             f"{row['label_tokens']:,}",
-            *([Text(values + (", ..." if row["more_values"] else ""))] if key else []),
+            *([_one_line(values + (", ..." if row["more_values"] else ""))] if shows_key else []),
         )
     return Group(table, *(Text(line) for line in _summary(description)))
+
+
+def _one_line(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def _row(data: FederatedData, client: str, sizes: NDArray[np.int64]) -> dict[str, Any]:

@@ -207,7 +207,10 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, directory: Path)
         allocation = allocate(recipe)
         template = load_template(recipe.data.template, tokenizer)
         contents = _tokenized(recipe, allocation, template, tokenizer, fingerprint)
-        write_shards(shards, contents, len(tokenizer))
+        try:
+            write_shards(shards, contents, len(tokenizer))
+        except OSError as error:  # NumPy's has no strerror where the disk is full
+            raise UserError(f"{directory}: can't write the data: {error.strerror or 'the disk is full'}") from None
     data = FederatedData(open_shards(shards))
     check_cohort(recipe, len(data.clients))
     return data

@@ -117,6 +117,8 @@ def _read_json_lines(path: Path) -> Iterator[Record]:
                 values = json.loads(text)
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}:{number}: not valid JSON: {_lower(error.msg)}") from None
+            except RecursionError:
+                raise UserError(f"{path}:{number}: the JSON is nested too deeply") from None
             yield Record(_require_object(values, f"{path}:{number}"), str(path), number, by_line=True)
 
 
@@ -129,6 +131,8 @@ def _read_json(path: Path) -> Iterator[Record]:
     except json.JSONDecodeError as error:
         hint = "JSON lines belong in a file named .jsonl" if error.msg == "Extra data" else None
         raise UserError(f"{path}:{error.lineno}: not valid JSON: {_lower(error.msg)}", hint=hint) from None
+    except RecursionError:
+        raise UserError(f"{path}: the JSON is nested too deeply") from None
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         content = content["data"]
     if not isinstance(content, list):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -29,10 +29,7 @@ class Evaluator:
         model: the frozen base.
         lora: its grouped adapters.
         recipe: the run; `evaluation` says what to measure.
-        data: the clients' data.
-
-    Raises:
-        UserError: where there is nothing to evaluate on.
+        data: the clients' data, see `check_examples`.
     """
 
     def __init__(self, model: PreTrainedModel, lora: GroupedLora, recipe: Recipe, data: FederatedData) -> None:
@@ -48,11 +45,6 @@ class Evaluator:
         self.unseen = {client: self._capped(data.examples(client, "test"), client) for client in data.unseen}
         held_out = data.global_examples(split)
         self.held_out = None if held_out is None else self._capped(held_out, "")
-        if not self.own and self.held_out is None:
-            raise UserError(
-                f"evaluation.split: no client has {split} examples and there is no data.global_test",
-                hint=f"raise data.split.{split}",
-            )
 
     def shared(self, adapter: Mapping[str, Tensor]) -> Result:
         """Evaluate one adapter for everybody.
@@ -135,6 +127,23 @@ class Evaluator:
             return examples
         chosen = numpy_generator(self.seed, "evaluation", 0, client).permutation(len(examples))[:limit]
         return examples.subset(np.sort(chosen))
+
+
+def check_examples(data: FederatedData, split: Literal["validation", "test"]) -> None:
+    """Check that there is something to evaluate on, before any weight is read.
+
+    Args:
+        data: the clients' data.
+        split: the recipe's evaluation.split.
+
+    Raises:
+        UserError: where there is nothing.
+    """
+    if data.global_examples(split) is None and not any(len(data.examples(c, split)) for c in data.clients):
+        raise UserError(
+            f"evaluation.split: no client has {split} examples and there is no data.global_test",
+            hint=f"raise data.split.{split}",
+        )
 
 
 def _by_category(scores: Sequence[Scores], categories: Sequence[str]) -> Result:

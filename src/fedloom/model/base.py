@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from fedloom.errors import UserError
+from fedloom.errors import UserError, nearest
 from fedloom.model.attention import IMPLEMENTATION
 from fedloom.model.grouped_lora import target_layers
 from fedloom.recipe.schema import ModelConfig
@@ -39,9 +41,38 @@ def resolve_base(base: str) -> str:
         return str(path)
     if path.exists():
         raise UserError(f"model.base: {base!r} is a file", hint="give the folder that holds config.json")
-    if base.startswith((".", "/", "~")) or not HUB_ID.match(base):
-        raise UserError(f"model.base: no such folder: {base!r}", hint="a folder, a hub id owner/name, or pocket")
+    # A path that starts in an existing folder was meant as a folder.
+    if base.startswith((".", "/", "~")) or not HUB_ID.match(base) or path.parent.is_dir():
+        names = {other.name: str(other) for other in path.parent.glob("*/")}
+        if len(path.parts) == 1:
+            names["pocket"] = "pocket"
+        close = nearest(path.name, names)
+        hint = f"did you mean {names[close]}?" if close else "a folder, a hub id owner/name, or pocket"
+        raise UserError(f"model.base: no such folder: {base!r}", hint=hint)
     return base
+
+
+@contextmanager
+def loading(config: ModelConfig, what: str) -> Iterator[None]:
+    """Turn whatever loading a model's files raises into one line.
+
+    Args:
+        config: the recipe's model section.
+        what: what is loaded, for the message.
+
+    Raises:
+        UserError: with the first line of the reason.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # transformers, its parsers and its hub client share no class of errors
+        is_folder = config.base == "pocket" or Path(config.base).is_dir()
+        where = "" if is_folder else ", which is no folder here, from the hub"
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        raise UserError(f"model.base: can't load {what} of {config.base!r}{where}: {reason}") from None
 
 
 def _check_folder(path: Path, base: str) -> None:
@@ -75,10 +106,8 @@ def load_tokenizer(config: ModelConfig) -> Any:
         UserError: where it can't be loaded.
     """
     base = resolve_base(config.base)
-    try:
+    with loading(config, "the tokenizer"):
         return AutoTokenizer.from_pretrained(base)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model.base: no tokenizer from {config.base!r}: {_first_line(error)}") from None
 
 
 def check_model(config: ModelConfig) -> None:
@@ -91,12 +120,10 @@ def check_model(config: ModelConfig) -> None:
         UserError: an unknown architecture, or targets that the model does not have.
     """
     base = resolve_base(config.base)
-    try:
+    with loading(config, "config.json"):
         settings = AutoConfig.from_pretrained(base)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(settings)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model.base: can't load {config.base!r}: {_first_line(error)}") from None
     target_layers(model, config.adapter.targets)
 
 
@@ -160,19 +187,21 @@ def load_base(config: ModelConfig, device: torch.device) -> PreTrainedModel:
         UserError: where the weights can't be loaded.
     """
     base = resolve_base(config.base)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
+    with loading(config, "the weights"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             base,
             dtype=pick_dtype(config.dtype, device),
             attn_implementation=IMPLEMENTATION,
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"model.base: can't load {config.base!r}: {_first_line(error)}") from None
+    model, info = loaded
+    if info["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise UserError(
+            f"model.base: the weights of {config.base!r} lack {len(info['missing_keys'])} of the model's tensors, "
+            f"e.g. {min(info['missing_keys'])}"
+        )
     model.requires_grad_(False)
     frozen: PreTrainedModel = model.eval().to(device)
     return frozen
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,6 +10,7 @@ from typing import Any
 
 import peft
 import safetensors.torch
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -38,9 +39,9 @@ def export_adapter(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    safetensors.torch.save_file(
-        {name: value.contiguous() for name, value in adapter.items()}, partial / WEIGHTS, {"format": "pt"}
-    )
+    tensors = {name: value.contiguous() for name, value in adapter.items()}
+    # Not save_file, which reports a full disk as a damaged file.
+    (partial / WEIGHTS).write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
     settings = _peft_settings(model, lora, config)
     (partial / CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
@@ -91,7 +92,7 @@ def import_adapter(folder: Path, lora: GroupedLora) -> Adapter:
         raise UserError(f"{folder}: has no {WEIGHTS}")
     try:
         tensors = safetensors.torch.load_file(file)
-        reference = {name: next(iter(tensors.values())).new_empty(shape) for name, shape in lora.shapes.items()}
+        reference = {name: torch.empty(shape, device="meta") for name, shape in lora.shapes.items()}
         check_tensors(tensors, reference, str(file))
     except (ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder}: {error}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,9 +22,11 @@ class _RecipeYaml(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                break  # the base class says so, with the line
             if key in seen:
-                line = key_node.start_mark.line + 1
-                raise UserError(f"recipe line {line}: the key {key!r} appears twice")
+                problem = f"the key {key!r} appears twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -44,8 +46,8 @@ def _parse_yaml(text: str, where: str) -> Any:
         mark = error.problem_mark
         place = f" line {mark.line + 1}" if mark is not None else ""
         raise UserError(f"{where}{place}: not valid YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not valid YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -76,7 +78,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         raise UserError(f"recipe: expected a mapping of keys, got {type(values).__name__}")
     for override in overrides:
         values = _with_override(values, override)
-    return validate_recipe(values)
+    return validate_recipe(_shortened(values, overrides))
 
 
 def _recipe_file(source: str | Path) -> Path:
@@ -139,8 +141,10 @@ def _with_override(values: dict[str, Any], override: str) -> dict[str, Any]:
     result = dict(values)
     section = result
     parts = key.split(".")
-    for part in parts[:-1]:
+    for depth, part in enumerate(parts[:-1], start=1):
         inner = section.get(part)
+        if inner is not None and not isinstance(inner, dict):
+            raise UserError(f"--set {key}: {'.'.join(parts[:depth])} is {_shown(inner)}, not a section of keys")
         section[part] = dict(inner) if isinstance(inner, dict) else {}
         section = section[part]
     section[parts[-1]] = value
@@ -150,12 +154,30 @@ def _with_override(values: dict[str, Any], override: str) -> dict[str, Any]:
     return result
 
 
+def _shortened(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    # Who only shortens a recipe with --set federation.rounds need not know how often it evaluates.
+    given = {override.partition("=")[0].strip() for override in overrides}
+    federation, evaluation = values.get("federation"), values.get("evaluation")
+    if "federation.rounds" not in given or "evaluation.every" in given or not isinstance(evaluation, dict):
+        return values
+    every, rounds = evaluation.get("every"), federation.get("rounds") if isinstance(federation, dict) else None
+    if isinstance(every, int) and isinstance(rounds, int) and every > rounds:
+        return {**values, "evaluation": {**evaluation, "every": None}}
+    return values
+
+
 def _explain(error: ValidationError) -> UserError:
     details = error.errors(include_url=False)
-    # An unknown key is nearly always the cause of what else is missing: tell it first.
-    detail = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
+    # An unknown key is nearly always the cause of what else is missing, and of the variants of a union the one
+    # that got furthest is the one that was meant: tell these first.
+    detail = max(details, key=lambda d: (d["type"] == "extra_forbidden", len(d["loc"])))
     kind, value = detail["type"], detail.get("input")
-    location = [part for part in detail["loc"] if not _is_tag(part)]
+    # The last part is a key of the user's even where it looks like the name of a variant.
+    location = [
+        part
+        for place, part in enumerate(detail["loc"], start=1)
+        if not _is_tag(part) or (kind == "extra_forbidden" and place == len(detail["loc"]))
+    ]
     key = ".".join(str(part) for part in location)
     context = detail.get("ctx", {})
     if kind == "extra_forbidden":
@@ -176,7 +198,46 @@ def _explain(error: ValidationError) -> UserError:
     if kind == "value_error":
         prefix = f"{key}: " if key else ""
         return UserError(f"{prefix}{context['error']}")
-    return UserError(f"{key}: {value!r} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}")
+    # A union tells of each of its variants; all of them are allowed.
+    union = [d for d in details if d["loc"][:-1] == detail["loc"][:-1] and _is_tag(d["loc"][-1])] or [detail]
+    wanted = " or ".join(_wanted(d, location) for d in union)
+    literals = [d["ctx"]["expected"].strip("'") for d in union if d["type"] == "literal_error"]
+    close = nearest(value, literals) if isinstance(value, str) else None
+    hint = f"did you mean {close!r}?" if close else None
+    if value is None:
+        hint = "give it a value, or leave the key out to take its default"
+    return UserError(f"{key}: {_shown(value)} is not {wanted}", hint=hint)
+
+
+_WANTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a section of keys",
+    "invalid_key": "text, as every key is",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number from {ge:g} up",
+    "less_than": "a number below {lt:g}",
+    "too_short": "a section with an entry",
+    "string_pattern_mismatch": "text of the form {pattern}",
+    "literal_error": "{expected}",
+}
+
+
+def _wanted(detail: Any, location: Sequence[int | str]) -> str:
+    if detail["type"] in {"model_type", "model_attributes_type"}:
+        return f"a section with the keys {', '.join(_allowed_keys(location, detail['loc']))}"
+    if detail["type"] in _WANTED:
+        return _WANTED[detail["type"]].format(**detail.get("ctx", {}))
+    return f"allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _shown(value: Any) -> str:
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else repr(value)
 
 
 def _is_tag(part: int | str) -> bool:
@@ -199,7 +260,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tags() -> set[str]:
-    tags = {"list[str]", "str", "int", "constrained-int", "bool", "list"}
+    tags = {"list[str]", "str", "int", "float", "constrained-int", "bool", "list"}
     tags.update(f"literal['{name}']" for name in ("auto", "all-linear"))
     for model in _variants(Recipe):
         if model.__name__.startswith("Partition"):

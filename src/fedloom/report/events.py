@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedloom.errors import UserError
+
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 
@@ -98,15 +100,15 @@ class EventLog:
             position: a former value of `position`.
 
         Raises:
-            ValueError: if this is not the end of a line of this log.
+            UserError: if this is not the end of a line of this log.
         """
         if not 0 <= position <= self._position:
-            raise ValueError(f"{self.path}: cannot cut at byte {position}, the log ends at {self._position}")
+            raise UserError(f"{self.path}: cannot cut at byte {position}, the log ends at {self._position}")
         if position > 0:
             with open(self.path, "rb") as file:
                 file.seek(position - 1)
                 if file.read(1) != b"\n":
-                    raise ValueError(f"{self.path}: byte {position} is inside a line")
+                    raise UserError(f"{self.path}: byte {position} is inside a line")
         if self.path.exists():
             os.truncate(self.path, position)
         self._position = position
@@ -130,7 +132,7 @@ def read_events(path: str | os.PathLike[str]) -> list[Event]:
         The events in order; a last line without its newline is ignored; empty if there is no file.
 
     Raises:
-        ValueError: if a complete line is not a JSON object.
+        UserError: if a complete line is not a JSON object.
     """
     file = Path(path)
     if not file.exists():
@@ -141,9 +143,9 @@ def read_events(path: str | os.PathLike[str]) -> list[Event]:
         try:
             event = json.loads(line)
         except ValueError as error:  # of JSON or of UTF-8
-            raise ValueError(f"{file}: line {number} is not JSON: {error}") from error
+            raise UserError(f"{file}: line {number} is not JSON: {error}") from error
         if not isinstance(event, dict):
-            raise ValueError(f"{file}: line {number} is not a JSON object")
+            raise UserError(f"{file}: line {number} is not a JSON object")
         events.append(event)
     return events
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from fedloom.errors import UserError
 from fedloom.report.events import Event, read_events
 from fedloom.report.results import ARMS, Result, arms, average_results
 
@@ -132,12 +133,12 @@ def read_record(run_dir: Path) -> Record:
         The record.
 
     Raises:
-        ValueError: if there is neither an event log nor a metrics file.
+        UserError: if there is neither an event log nor a metrics file.
     """
     metrics = _read_json(run_dir / "metrics.json")
     folders = sorted(run_dir.glob("seed-*/"), key=_natural)
     if metrics is None and not folders and not (run_dir / "events.jsonl").exists():
-        raise ValueError(f"{run_dir} is no run directory: it has neither events.jsonl nor metrics.json")
+        raise UserError(f"{run_dir} is no run directory: it has neither events.jsonl nor metrics.json")
     several = bool(folders) and not (run_dir / "events.jsonl").exists()
     runs = tuple(_read_run(folder) for folder in folders) if several else (_read_run(run_dir),)
     recipe = next(
@@ -195,9 +196,12 @@ def _merge(seeds: Sequence[Mapping[int, float | None]]) -> tuple[Point, ...]:
 def _read_json(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
-    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{file} is not a JSON object")
+        raise UserError(f"{file} is not a JSON object")
     return content
 
 

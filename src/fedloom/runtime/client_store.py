@@ -40,10 +40,12 @@ class ClientStore:
         folder.mkdir(parents=True, exist_ok=True)
         earlier = self._rounds(folder)
         partial = folder / f".{round_number}.partial"
-        safetensors.torch.save_file(tensors, partial)
+        # Not save_file, which reports a full disk as a damaged file.
+        partial.write_bytes(safetensors.torch.save(tensors))
         os.replace(partial, folder / f"{round_number}.safetensors")
-        # The newest state before this round may still be needed by a resume; those before it can't be.
-        for old in [number for number in earlier if number < round_number][:-1]:
+        # A resume may need the state before this round, and the one before that where the newest checkpoint is
+        # damaged; it can't need any older one.
+        for old in [number for number in earlier if number < round_number][:-2]:
             (folder / f"{old}.safetensors").unlink()
 
     def load(self, arm: str, client: str, before_round: int) -> dict[str, Tensor] | None:

@@ -1,4 +1,8 @@
-"""The wordings of every family: six for training, then one for validation, then two for test."""
+"""The wordings of every family: six for training, then one for validation, then two for test.
+
+Held-out wordings combine words of several training wordings: who has met all of these can follow the new ones. Those
+for test were chosen among candidates so that the untuned pocket model does not already answer them.
+"""
 
 TRAIN_WORDINGS = 6
 VALIDATION_WORDINGS = 1
@@ -12,9 +16,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "There were {a} {things} here, then {b} were added. What is the new number?",
         "{name} owns {a} {things}; a friend owns {b}. How many together?",
         "Count the {things}: {a} on the table and {b} on the floor.",
-        "{name} packs {a} {things}, then packs {b} more. How many {things} are packed?",
-        "On Monday {name} got {a} {things}, on Tuesday {b}. How many {things} is that?",
-        "{a} {things} came first and {b} {things} came later. How many came in all?",
+        "{name} holds {a} {things}, then buys {b} more. How many {things} does {name} have?",
+        "{name} has {a} {things} and finds {b} more. How many {things} are there in total?",
+        "There were {a} {things}, then {b} more were added. How many {things} is that together?",
     ),
     "subtraction": (
         "{name} has {a} {things} and gives away {b}. How many {things} are left?",
@@ -23,9 +27,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "{name} had {a} {things} but lost {b}. Give the number that is left.",
         "There were {a} {things}; {b} broke. What number is left?",
         "{b} of the {a} {things} are gone. How many are still here?",
-        "{name} used {b} of {a} {things}. How many remain unused?",
-        "Out of {a} {things}, {name} returned {b}. How many did {name} keep?",
-        "{a} {things} were in the room until {b} were removed. How many are left there?",
+        "{name} had {a} {things} and lost {b}. How many {things} are left?",
+        "There were {a} {things}, but {b} were sold. How many {things} are left?",
+        "{name} had {a} {things} and gave away {b}. How many remain?",
     ),
     "units": (
         "How many {small} are in {n} {large}?",
@@ -34,9 +38,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Give {n} {large} as a number of {small}.",
         "Change {n} {large} into {small}.",
         "What is {n} {large} when counted in {small}?",
-        "Express {n} {large} in {small}.",
-        "How much is {n} {large}, measured in {small}?",
-        "We have {n} {large}. How many {small} is that?",
+        "Change {n} {large} to {small}.",
+        "Convert {n} {large} into {small}.",
+        "How many {small} is {n} {large}?",
     ),
     "dates": (
         "Write the date {iso} in words.",
@@ -45,9 +49,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Spell out {iso}.",
         "Rewrite {iso} with the month as a word.",
         "The form says {iso}. Write it as a long date.",
-        "Give {iso} as day, month and year.",
-        "Please write out the date {iso} in full.",
-        "Change the date {iso} so that the month has its name.",
+        "Write {iso} in words.",
+        "Write the date {iso} with the month in words.",
+        "Turn the date {iso} into a long date.",
     ),
     "weekday": (
         "Today is {day}. The {event} is in {n} days. On which day is it?",
@@ -56,9 +60,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "It is {day} now. What day will it be in {n} days?",
         "Count {n} days on from {day}. Which day is that?",
         "{name} leaves on {day} and comes back {n} days later. On what day?",
-        "If the {event} is {n} days after {day}, what day is it?",
-        "{n} days from {day}, {name} has a {event}. Which day is meant?",
-        "We start on {day} and wait {n} days for the {event}. On which day does the wait end?",
+        "Today is {day}. What day will it be in {n} days, at the {event}?",
+        "The {event} is {n} days after {day}. On which day is it?",
+        "It is {day} today. The {event} of {name} is in {n} days. Which day is that?",
     ),
     "sentiment": (
         "Which kind of opinion is this review? {review}",
@@ -67,9 +71,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Label the feeling: {review}",
         "Feedback: {review} Which label fits?",
         "What is the tone of this? {review}",
-        "Rate the mood of the writer: {review}",
-        "{review} Say in one word what the visitor thought.",
-        "A customer wrote: {review} Which sentiment is it?",
+        "Judge the feeling of the guest: {review}",
+        "{review} Which label fits this review?",
+        "Label this review: {review}",
     ),
     "topic": (
         "Which section does this headline belong to? {headline}",
@@ -78,9 +82,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "File this story in a section: {headline}",
         "Name the subject of: {headline}",
         "Sort the article by theme. {headline}",
-        "Choose the section for this news: {headline}",
-        "An editor reads: {headline} Where does it belong?",
-        "{headline} Give the theme of the report.",
+        "Name the topic of this headline: {headline}",
+        "Topic of this headline? {headline}",
+        "{headline} File this in a section.",
     ),
     "extraction": (
         "Name the {role}: {record}",
@@ -89,9 +93,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Copy the {role} from the note: {record}",
         "Read this: {record} What is the {role}?",
         "Fill the field {role}. {record}",
-        "Give the {role} in this sentence: {record}",
-        "{record} Report only the {role}.",
-        "We need the {role} of this order. {record}",
+        "Find the {role} in the note: {record}",
+        "{record} Which {role} is in this text?",
+        "Read this note and copy the {role}: {record}",
     ),
     "comparison": (
         "Which is larger, {a} or {b}?",
@@ -100,9 +104,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Two bids came in, {a} and {b}. Which one is higher?",
         "{a} and {b}: which number is bigger?",
         "One shelf has {a} books, another has {b}. Name the larger number.",
-        "Out of {a} and {b}, pick the bigger one.",
-        "Of the numbers {a} and {b}, which is the greater one?",
-        "The scores are {a} and {b}. What is the highest score?",
+        "Choose the larger number: {a} or {b}.",
+        "Which number is bigger, {a} or {b}?",
+        "{a} and {b}: choose the greater.",
     ),
     "rewriting": (
         "Put into the past: {sentence}",
@@ -111,9 +115,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Change the verb to the past. {sentence}",
         "How do we say this about last week? {sentence}",
         "Past form please: {sentence}",
-        "Make it past tense: {sentence}",
-        "Write the sentence as if it was last year: {sentence}",
-        "{sentence} Move this sentence into the past.",
+        "Past tense please: {sentence}",
+        "Rewrite it in the past: {sentence}",
+        "{sentence} Change this to the past tense.",
     ),
     "sorting": (
         "Sort from small to large: {numbers}",
@@ -122,9 +126,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "{numbers}: write them with the smallest first.",
         "Arrange {numbers} in ascending order.",
         "Line up {numbers} from low to high.",
-        "Write {numbers} in increasing order.",
-        "Rank these numbers with the lowest first: {numbers}",
-        "Please bring {numbers} into the right order, smallest number first.",
+        "Order from low to high: {numbers}",
+        "Sort these numbers in ascending order: {numbers}",
+        "Put {numbers} in order, smallest first.",
     ),
     "counting": (
         "How many words are in this list? {words}",
@@ -133,9 +137,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Number of entries in {words}?",
         "We packed {words}. How many items?",
         "Tell me the length of the list {words}.",
-        "The list says {words}. Count it.",
-        "On the desk: {words}. How many objects are there?",
-        "How long is this list of things: {words}?",
+        "How many items are in {words}?",
+        "Count the words in this list: {words}",
+        "How many things are listed? {words}",
     ),
     "triage": (
         "A patient has {symptom}. How quickly must we act?",
@@ -144,9 +148,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "{name} calls about {symptom}. Which level?",
         "The note says {symptom}. Choose the priority.",
         "When should we see a person with {symptom}?",
-        "Assign a priority to {symptom}.",
-        "{name} came in because of {symptom}. How high is the priority?",
-        "Which queue is right for a visitor with {symptom}?",
+        "Choose the priority for {symptom}.",
+        "{name} has {symptom}. Which level is it?",
+        "Triage the call of a patient with {symptom}.",
     ),
     "opposite": (
         "What is the opposite of {word}?",
@@ -155,9 +159,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "{word}: which word means the opposite?",
         "Name the opposite word for {word}.",
         "Not {word}, but what?",
-        "Find the antonym of {word}.",
-        "Which word is the exact opposite of {word}?",
-        "Turn {word} around: what is its counterpart in meaning?",
+        "Give the opposite of {word}.",
+        "{word}: say the opposite.",
+        "Say the reverse of the word {word}.",
     ),
     "category": (
         "What kind of thing is {word}?",
@@ -166,8 +170,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Which class does {word} fall in?",
         "Put {word} in a group.",
         "Choose a category for {word}.",
-        "Classify the word {word}.",
-        "If you see {word} in a list, which kind of thing is it?",
-        "To which category would you assign {word}?",
+        "Which kind of thing is {word}?",
+        "Name the kind of thing that {word} is.",
+        "Which group does {word} belong to?",
     ),
 }
