@@ -49,7 +49,12 @@ def test_commands_and_snippets(tmp_path):
             command = " ".join([command, *LESS_WORK])
         command = re.sub(r"^fedloom", f"{sys.executable} -m fedloom", command)
         done = subprocess.run(
-            command, cwd=tmp_path, shell=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            command,
+            cwd=tmp_path,
+            shell=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         executed += 1

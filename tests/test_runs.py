@@ -30,9 +30,7 @@ def test_every_arm_gets_the_federations_budget(source, tmp_path):
     values = recipe(source, federation={"rounds": 4, "clients_per_round": 2}, local={"epochs": None, "steps": 3})
     values["baselines"] = ["local", {"kind": "centralized", "learning_rate": 1e-3}]
     result = fedloom.run(values, tmp_path / "run")
-    federated, local, centralized = (
-        rounds_of(tmp_path / "run", arm) for arm in ("federated", "local", "centralized")
-    )
+    federated, local, centralized = (rounds_of(tmp_path / "run", arm) for arm in ("federated", "local", "centralized"))
     assert len(federated) == len(centralized) == 4
     # A client takes part in 4 rounds x 2 of 8 clients on average, which is one round.
     assert len(local) == 1

@@ -37,6 +37,10 @@ def run(
     seeds: Annotated[int, typer.Option(help="Repeat with so many seeds and report means.")] = 1,
 ) -> None:
     """Carry out a recipe."""
+    from fedloom.recipe import load_recipe
+
+    # A mistake in the recipe is told at once, not after the seconds that importing torch takes.
+    load_recipe(recipe, overrides or [])
     from fedloom.runs import run as run_recipe
 
     run_recipe(recipe, out, overrides or [], resume=resume, seeds=seeds, show=True)

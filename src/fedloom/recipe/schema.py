@@ -302,7 +302,7 @@ class Recipe(Config):
     seed: int = Field(0, ge=0, description="Every random draw of the run follows from it.")
     model: ModelConfig = Field(default_factory=lambda: ModelConfig(), description="The frozen base and its adapter.")
     data: DataConfig = Field(default_factory=lambda: DataConfig(), description="Whose text, and how phrased.")
-    task: TaskConfig = Field(default_factory=lambda: TaskConfig(), description="What is learnt.")
+    task: TaskConfig = Field(default_factory=lambda: TaskConfig(), description="The kind of training.")
     federation: FederationConfig = Field(
         default_factory=lambda: FederationConfig(), description="Rounds, clients and algorithm."
     )
@@ -341,10 +341,6 @@ class Recipe(Config):
                 f"evaluation.every: {every} is above federation.rounds, {rounds}, so it has no effect: "
                 "the final adapter is evaluated anyway"
             )
-        split, data = self.evaluation.split, self.data
-        by_fraction = data.split.key is None and data.source not in ("pocket-tasks", ["pocket-tasks"])
-        if by_fraction and data.global_test is None and getattr(data.split, split) == 0:
-            raise ValueError(f"evaluation.split: {split}, but data.split.{split} is 0 and nothing else is tested")
         return self
 
     @model_validator(mode="after")
