@@ -16,7 +16,7 @@ from rich.table import Table
 import fedloom
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
-GRID = (2e-3, 4e-3, 8e-3, 1.6e-2)
+GRID = (1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
 TUNING_SEED = 1000
 ARMS = ("federated", "local", "centralized")
 

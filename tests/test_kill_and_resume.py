@@ -110,7 +110,7 @@ def test_twenty_runs_killed_at_random_moments(recipe_file, undisturbed, tmp_path
 def test_killed_while_writing(recipe_file, undisturbed, tmp_path, during):
     """The process dies in the middle of writing one particular file: the moments that are hardest to hit by chance."""
     script = f"""
-import builtins, os, signal, sys
+import builtins, io, os, signal, sys
 from pathlib import Path
 import safetensors.torch as st
 real_open, real_save = builtins.open, st.save_file
@@ -129,7 +129,8 @@ def opened(path, mode="r", *rest, **options):
 def saved(tensors, path, *rest):
     die_at(path)
     return real_save(tensors, path, *rest)
-builtins.open, st.save_file = opened, saved
+builtins.open = io.open = opened
+st.save_file = saved
 from fedloom.cli import main
 sys.argv = ["fedloom", "run", {str(recipe_file)!r}, "--out", {str(tmp_path / "run")!r}]
 main()

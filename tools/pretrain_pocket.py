@@ -257,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the real data sets")
-    parser.add_argument("--tokens", type=int, default=30_000_000, help="tokens to train on")
+    parser.add_argument("--tokens", type=int, default=18_000_000, help="tokens to train on")
     parser.add_argument("--seed", type=int, default=0, help="keys text, order and initial weights")
     parser.add_argument("--lr", type=float, default=0.02, help="Muon's learning rate for the matrices")
     parser.add_argument("--embedding-lr", type=float, default=3e-3, help="AdamW's for embeddings and norms")
