@@ -2,8 +2,6 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Threads that spin while they wait slow a busy machine down many times over.
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: quickstart test check bench clean
 

@@ -115,8 +115,9 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one line and exit code 2."""
-    # Threads that spin while they wait slow a busy machine down many times over; set before torch starts them.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads wait for the next operation of a step for some 50 microseconds, then sleep: waiting on and on would slow
+    # a busy machine down many times over, sleeping at once an idle one by half. Read when torch starts its threads.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except UserError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from fedloom.recipe import Recipe
 from fedloom.run_directory import CLIENTS, DATA
 from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.in_process import InProcessRuntime
+from fedloom.runtime.process import prepare_process
 
 POOLED = "pooled"
 
@@ -72,7 +72,7 @@ def open_model(recipe: Recipe) -> tuple[PreTrainedModel, GroupedLora]:
     Returns:
         The frozen base and its adapters.
     """
-    torch.set_num_threads(recipe.runtime.threads or len(os.sched_getaffinity(0)))
+    prepare_process(recipe.runtime.threads)
     model = load_base(recipe.model, pick_device(recipe.runtime.device))
     return model, GroupedLora(model, recipe.model.adapter)
 
