@@ -53,13 +53,13 @@ def test_optimizer_moments_go_on_in_baselines_only(source, tmp_path):
 
 def test_memory_budget_decides_the_cohort_and_nothing_else(source, tmp_path, monkeypatch):
     sizes: dict[float, list[int]] = {}
-    real = InProcessRuntime._train_cohort
+    real = InProcessRuntime._train
 
-    def noted(self, plan, work, *rest):
+    def noted(self, plan, work):
         sizes.setdefault(self.recipe.runtime.memory_gb, []).append(len(work))
-        yield from real(self, plan, work, *rest)
+        return real(self, plan, work)
 
-    monkeypatch.setattr(InProcessRuntime, "_train_cohort", noted)
+    monkeypatch.setattr(InProcessRuntime, "_train", noted)
     adapters = []
     for memory in (0.001, 0.03, 4):
         values = recipe(source, federation={"rounds": 1}, runtime={"memory_gb": memory})
@@ -103,7 +103,7 @@ def test_finished_runs_resume_to_themselves(source, tmp_path):
 
 def test_cohort_sizer_measures_activations(source, tmp_path):
     session = open_session(load_recipe(recipe(source)), tmp_path)
-    sizer = CohortSizer(session.model, session.lora, session.recipe.runtime)
+    sizer = CohortSizer(session.model, session.lora, session.recipe.runtime, lanes=1)
     assert isinstance(session.lora, GroupedLora)
     # Six layers of hidden size 192 keep at least the inputs of their seven products; a logit row is 8 kB in fp32.
     assert 6 * 7 * 192 * 4 < sizer.token_bytes < 2**20

@@ -18,11 +18,12 @@ from fedloom.data.shards import ExampleSet
 from fedloom.evaluation.evaluator import Evaluator, check_examples
 from fedloom.model.base import check_model, load_base, load_tokenizer, pick_device
 from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.lanes import Lanes
 from fedloom.recipe import Recipe
 from fedloom.run_directory import CLIENTS, DATA
 from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.in_process import InProcessRuntime
-from fedloom.runtime.process import prepare_process
+from fedloom.runtime.process import keep_freed_memory, usable_threads
 
 POOLED = "pooled"
 
@@ -72,7 +73,7 @@ def open_model(recipe: Recipe) -> tuple[PreTrainedModel, GroupedLora]:
     Returns:
         The frozen base and its adapters.
     """
-    prepare_process(recipe.runtime.threads)
+    keep_freed_memory()
     model = load_base(recipe.model, pick_device(recipe.runtime.device))
     return model, GroupedLora(model, recipe.model.adapter)
 
@@ -91,6 +92,7 @@ def open_session(recipe: Recipe, directory: Path) -> Session:
     check_examples(data, recipe.evaluation.split)
     model, lora = open_model(recipe)
     store = ClientStore(directory / CLIENTS)
+    lanes = Lanes(usable_threads(recipe.runtime.threads), lora.device)
 
     def train_examples(client: str) -> ExampleSet:
         if client == POOLED and POOLED not in data.clients:
@@ -103,8 +105,8 @@ def open_session(recipe: Recipe, directory: Path) -> Session:
         model,
         lora,
         store,
-        InProcessRuntime(model, lora, recipe, train_examples, store),
-        Evaluator(model, lora, recipe, data),
+        InProcessRuntime(model, lora, recipe, train_examples, store, lanes),
+        Evaluator(model, lora, recipe, data, lanes),
     )
 
 

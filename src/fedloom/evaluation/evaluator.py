@@ -14,6 +14,7 @@ from fedloom.data.shards import ExampleSet
 from fedloom.errors import UserError
 from fedloom.evaluation.scoring import Scores, score
 from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.lanes import Lanes
 from fedloom.randomness import numpy_generator
 from fedloom.recipe import Recipe
 
@@ -30,11 +31,15 @@ class Evaluator:
         lora: its grouped adapters.
         recipe: the run; `evaluation` says what to measure.
         data: the clients' data, see `check_examples`.
+        lanes: in which passes run side by side.
     """
 
-    def __init__(self, model: PreTrainedModel, lora: GroupedLora, recipe: Recipe, data: FederatedData) -> None:
+    def __init__(
+        self, model: PreTrainedModel, lora: GroupedLora, recipe: Recipe, data: FederatedData, lanes: Lanes
+    ) -> None:
         self.model = model
         self.lora = lora
+        self.lanes = lanes
         self.config = recipe.evaluation
         self.seed = recipe.seed
         exact = self.config.exact_match
@@ -55,11 +60,10 @@ class Evaluator:
         Returns:
             loss, accuracy (where answers are checkable), and the blocks own, global, unseen, clients, categories.
         """
-        self.lora.load([adapter], trainable=False)
         sets = [*self.own.values(), *self.unseen.values()]
         if self.held_out is not None:
             sets.append(self.held_out)
-        scores = score(self.model, self.lora, [(0, examples) for examples in sets])
+        scores = score(self.model, self.lora, self.lanes, [adapter], [(0, examples) for examples in sets])
         own = dict(zip(self.own, scores, strict=False))
         unseen = dict(zip(self.unseen, scores[len(own) :], strict=False))
         held_out = [] if self.held_out is None else [scores[-1]]
@@ -79,13 +83,13 @@ class Evaluator:
         clients = list(self.own)
         for first in range(0, len(clients), ADAPTERS_AT_ONCE):
             some = clients[first : first + ADAPTERS_AT_ONCE]
-            self.lora.load([adapter_of(client) for client in some], trainable=False)
+            adapters = [adapter_of(client) for client in some]
             jobs: list[tuple[int, ExampleSet]] = []
             for group, client in enumerate(some):
                 jobs.append((group, self.own[client]))
                 if self.held_out is not None:
                     jobs.append((group, self.held_out))
-            scores = score(self.model, self.lora, jobs)
+            scores = score(self.model, self.lora, self.lanes, adapters, jobs)
             stride = 1 if self.held_out is None else 2
             own.update(zip(some, scores[::stride], strict=True))
             if self.held_out is not None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.data.shards import ExampleSet
 from fedloom.model.forward import label_logits, label_losses
 from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.lanes import Lanes
 from fedloom.model.packing import Example, pack
 
 TOKENS_PER_PASS = 8192
@@ -43,14 +45,25 @@ class Scores:
         return float(self.correct.mean())
 
 
-@torch.no_grad()
-def score(model: PreTrainedModel, lora: GroupedLora, jobs: Sequence[tuple[int, ExampleSet]]) -> list[Scores]:
-    """Score example sets, each under one of the loaded adapters.
+# Of a pass: the job and the example's place in it.
+Place = tuple[int, int]
+
+
+def score(
+    model: PreTrainedModel,
+    lora: GroupedLora,
+    lanes: Lanes,
+    adapters: Sequence[Mapping[str, Tensor]],
+    jobs: Sequence[tuple[int, ExampleSet]],
+) -> list[Scores]:
+    """Score example sets, each under one of several adapters.
 
     Args:
         model: the frozen base.
-        lora: holds the adapters.
-        jobs: (group, examples) pairs, sorted by group.
+        lora: its grouped adapters.
+        lanes: in which passes run side by side.
+        adapters: fp32 tensors under PEFT's names.
+        jobs: (index of the adapter, examples) pairs, sorted by adapter.
 
     Returns:
         One `Scores` for each job.
@@ -58,41 +71,51 @@ def score(model: PreTrainedModel, lora: GroupedLora, jobs: Sequence[tuple[int, E
     results = [
         Scores(np.zeros(len(s)), np.zeros(len(s), dtype=np.int64), np.zeros(len(s), dtype=bool)) for _, s in jobs
     ]
-    queue: list[tuple[int, int]] = []
-    tokens = 0
-    for job, (_, examples) in enumerate(jobs):
-        lengths = examples.lengths
-        for index in range(len(examples)):
-            if queue and tokens + int(lengths[index]) > TOKENS_PER_PASS:
-                _score_pass(model, lora, jobs, queue, results)
-                queue, tokens = [], 0
-            queue.append((job, index))
-            tokens += int(lengths[index])
-    if queue:
-        _score_pass(model, lora, jobs, queue, results)
+    passes = _passes(jobs)
+
+    def score_places(places: Sequence[Place]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return _score_pass(model, lora, adapters, jobs, places)
+
+    for places, (losses, labels, correct) in zip(passes, lanes.map(score_places, passes), strict=True):
+        for place, (job, index) in enumerate(places):
+            results[job].losses[index] = losses[place]
+            results[job].labels[index] = labels[place]
+            results[job].correct[index] = correct[place]
     return results
 
 
+def _passes(jobs: Sequence[tuple[int, ExampleSet]]) -> list[list[Place]]:
+    passes: list[list[Place]] = []
+    tokens = TOKENS_PER_PASS
+    for job, (_, examples) in enumerate(jobs):
+        for index, length in enumerate(examples.lengths.tolist()):
+            if tokens + length > TOKENS_PER_PASS:
+                passes.append([])
+                tokens = 0
+            passes[-1].append((job, index))
+            tokens += length
+    return passes
+
+
+@torch.no_grad()
 def _score_pass(
     model: PreTrainedModel,
     lora: GroupedLora,
+    adapters: Sequence[Mapping[str, Tensor]],
     jobs: Sequence[tuple[int, ExampleSet]],
-    queue: Sequence[tuple[int, int]],
-    results: Sequence[Scores],
-) -> None:
-    groups: list[list[Example]] = [[] for _ in range(len(lora.values))]
-    for job, index in queue:
-        group, examples = jobs[job]
-        groups[group].append(Example(examples.tokens(index), examples.trained(index)))
-    batch = pack(groups, lora.device)
+    places: Sequence[Place],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Loss sum, number of labels, and whether all are right, of each example of a pass."""
+    groups: dict[int, list[Example]] = {}
+    for job, index in places:
+        adapter, examples = jobs[job]
+        groups.setdefault(adapter, []).append(Example(examples.tokens(index), examples.trained(index)))
+    lora.load([adapters[adapter] for adapter in groups], trainable=False)
+    batch = pack(list(groups.values()), lora.device)
     logits = label_logits(model, lora, batch)
     losses = label_losses(logits, batch.labels).double().cpu().numpy()
     wrong = (logits.argmax(-1) != batch.labels).cpu().numpy()
     sequences = batch.label_sequences.cpu().numpy()
-    loss_sums = np.bincount(sequences, losses, len(queue))
-    counts = np.bincount(sequences, minlength=len(queue))
-    mistakes = np.bincount(sequences, wrong, len(queue))
-    for place, (job, index) in enumerate(queue):
-        results[job].losses[index] = loss_sums[place]
-        results[job].labels[index] = counts[place]
-        results[job].correct[index] = mistakes[place] == 0
+    loss_sums = np.bincount(sequences, losses, len(places))
+    counts = np.bincount(sequences, minlength=len(places))
+    return loss_sums, counts, np.bincount(sequences, wrong, len(places)) == 0

@@ -7,6 +7,7 @@ Every token belongs to a group and group g has its own factors A[g] [rank, in] a
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -94,11 +95,22 @@ class GroupedLoraLayer(nn.Module):
         return output.view(*x.shape[:-1], -1)
 
 
+class _Loaded(threading.local):
+    """The adapters at work in one thread: cohorts may train side by side over the same base, a thread each."""
+
+    def __init__(self) -> None:
+        self.group_starts: tuple[int, ...] = ()
+        self.values = self.gradients = torch.empty(0, 0)
+        self.parameters: dict[str, Tensor] = {}
+        self.gradient_views: dict[str, Tensor] = {}
+
+
 class GroupedLora:
     """The adapters of a cohort on one model: where they live while they train.
 
     All groups' parameters are rows of one [groups, parameters] fp32 buffer, all gradients rows of another, so an
-    optimiser works on two tensors and a client's gradient norm is the norm of one row.
+    optimiser works on two tensors and a client's gradient norm is the norm of one row. What `load` puts in place is
+    seen by the calling thread only.
 
     Args:
         model: the frozen base; its target layers are wrapped in place.
@@ -107,7 +119,6 @@ class GroupedLora:
 
     def __init__(self, model: PreTrainedModel, config: LoraConfig) -> None:
         self.scale = config.alpha / config.rank
-        self.group_starts: tuple[int, ...] = ()
         self.shapes: dict[str, tuple[int, int]] = {}
         for name in target_layers(model, config.targets):
             parent = model.get_submodule(name.rpartition(".")[0])
@@ -119,9 +130,26 @@ class GroupedLora:
             self.shapes[f"{PREFIX}{name}.lora_B.weight"] = (outputs, config.rank)
         self.size = sum(rows * columns for rows, columns in self.shapes.values())
         self.device = next(model.parameters()).device
-        self.values = self.gradients = torch.empty(0, self.size)
-        self._parameters: dict[str, Tensor] = {}
-        self._gradient_views: dict[str, Tensor] = {}
+        self._loaded = _Loaded()
+
+    @property
+    def values(self) -> Tensor:
+        """The loaded adapters, fp32 [groups, parameters]."""
+        return self._loaded.values
+
+    @property
+    def gradients(self) -> Tensor:
+        """Their gradients, fp32 [groups, parameters]."""
+        return self._loaded.gradients
+
+    @property
+    def group_starts(self) -> tuple[int, ...]:
+        """Token positions of the groups in the batch at work; see `PackedBatch`."""
+        return self._loaded.group_starts
+
+    @group_starts.setter
+    def group_starts(self, starts: tuple[int, ...]) -> None:
+        self._loaded.group_starts = starts
 
     def initial(self, seed: int) -> Adapter:
         """A fresh adapter: A uniform as in PEFT (Kaiming, a = sqrt 5), B zero, so the model is the base model.
@@ -149,11 +177,12 @@ class GroupedLora:
             adapters: one for each group, fp32, PEFT's names.
             trainable: whether gradients will be asked for.
         """
-        self.values = torch.stack([self.flatten(adapter) for adapter in adapters]).to(self.device)
-        self.gradients = torch.zeros_like(self.values) if trainable else self.values.new_empty(0, self.size)
-        self._gradient_views = self.split(self.gradients)
-        self._parameters = {
-            name: view.detach().requires_grad_(trainable) for name, view in self.split(self.values).items()
+        loaded = self._loaded
+        loaded.values = torch.stack([self.flatten(adapter) for adapter in adapters]).to(self.device)
+        loaded.gradients = torch.zeros_like(loaded.values) if trainable else loaded.values[:0]
+        loaded.gradient_views = self.split(loaded.gradients)
+        loaded.parameters = {
+            name: view.detach().requires_grad_(trainable) for name, view in self.split(loaded.values).items()
         }
 
     def backward(self, loss: Tensor) -> None:
@@ -162,8 +191,8 @@ class GroupedLora:
         Args:
             loss: a scalar computed from the loaded adapters.
         """
-        gradients = torch.autograd.grad(loss, list(self._parameters.values()))
-        torch._foreach_copy_(list(self._gradient_views.values()), list(gradients))
+        gradients = torch.autograd.grad(loss, list(self._loaded.parameters.values()))
+        torch._foreach_copy_(list(self._loaded.gradient_views.values()), list(gradients))
 
     def flatten(self, adapter: Mapping[str, Tensor]) -> Tensor:
         """An adapter as one fp32 vector [parameters] in this model's order."""
@@ -186,7 +215,8 @@ class GroupedLora:
     def factors(self, layer: str) -> tuple[Tensor, Tensor]:
         """The stacked factors A [groups, rank, in] and B [groups, out, rank] of one layer."""
         name = f"{PREFIX}{layer}"
-        return self._parameters[f"{name}.lora_A.weight"], self._parameters[f"{name}.lora_B.weight"]
+        parameters = self._loaded.parameters
+        return parameters[f"{name}.lora_A.weight"], parameters[f"{name}.lora_B.weight"]
 
 
 def linear_layers(model: PreTrainedModel) -> list[str]:

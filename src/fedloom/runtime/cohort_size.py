@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,6 @@ from fedloom.model.forward import label_logits, label_losses
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.packing import Example, pack
 from fedloom.recipe.schema import RuntimeConfig
-from fedloom.training.cohort import ClientWork
 
 GIB = 1 << 30
 # Share of the free memory a run may take where the recipe names no budget.
@@ -29,37 +29,50 @@ PROBE_TOKENS = 256
 
 
 class CohortSizer:
-    """Decides whether a further client fits into a cohort; the result of training never depends on it.
+    """Deals a round's clients to cohorts; the result of training never depends on it.
 
     Args:
         model: the frozen base.
         lora: its grouped adapters.
         config: the recipe's runtime section.
+        lanes: cohorts trained side by side, which share the memory budget.
     """
 
-    def __init__(self, model: PreTrainedModel, lora: GroupedLora, config: RuntimeConfig) -> None:
+    def __init__(self, model: PreTrainedModel, lora: GroupedLora, config: RuntimeConfig, lanes: int) -> None:
         self.cohort = config.cohort
+        self.lanes = lanes
         self.adapter_bytes = ADAPTER_COPIES * 4 * lora.size
         if self.cohort == "auto":
-            self.budget = _budget(config, lora.device)
+            self.budget = _budget(config, lora.device) / lanes
             self.token_bytes = BACKWARD_FACTOR * bytes_per_token(model, lora)
-            self.longest_pass = CPU_TOKENS if lora.device.type == "cpu" else None
+            self.longest_pass = CPU_TOKENS if lora.device.type == "cpu" else math.inf
 
-    def fits(self, work: Sequence[ClientWork]) -> bool:
-        """Whether these clients may train in one pass.
+    def cohorts(self, tokens: Sequence[int]) -> list[range]:
+        """Cut a round's clients, in their order, into cohorts.
 
         Args:
-            work: the clients so far and the one to add.
+            tokens: of each client's longest batch.
 
         Returns:
-            True while cohort size, memory budget and, on a CPU, the useful length of a pass allow it.
+            Ranges of positions: of the recipe's size, or, for `auto`, as many clients as memory holds and, on a CPU,
+            as keep all lanes busy with passes of a useful length.
         """
         if self.cohort != "auto":
-            return len(work) <= self.cohort
-        tokens = sum(_longest_batch(item) for item in work)
-        if self.longest_pass is not None and tokens > self.longest_pass:
-            return False
-        return tokens * self.token_bytes + len(work) * self.adapter_bytes <= self.budget
+            size = self.cohort
+            return [range(first, min(first + size, len(tokens))) for first in range(0, len(tokens), size)]
+        target = min(self.longest_pass, sum(tokens) / self.lanes)
+        cohorts = [range(0, 1)]
+        length = tokens[0]
+        for place in range(1, len(tokens)):
+            members, length = place - cohorts[-1].start + 1, length + tokens[place]
+            memory = length * self.token_bytes + members * self.adapter_bytes
+            # A cohort ends where it comes nearest to the target.
+            if length - tokens[place] / 2 > target or memory > self.budget:
+                cohorts.append(range(place, place + 1))
+                length = tokens[place]
+            else:
+                cohorts[-1] = range(cohorts[-1].start, place + 1)
+        return cohorts
 
 
 def bytes_per_token(model: PreTrainedModel, lora: GroupedLora) -> float:
@@ -88,11 +101,6 @@ def bytes_per_token(model: PreTrainedModel, lora: GroupedLora) -> float:
         size = sum(nbytes for pointer, nbytes in kept.items() if pointer not in weights)
     del loss
     return size / length
-
-
-def _longest_batch(work: ClientWork) -> int:
-    lengths = work.examples.lengths
-    return max(int(lengths[batch].sum()) for batch in work.batches)
 
 
 def _budget(config: RuntimeConfig, device: torch.device) -> float:

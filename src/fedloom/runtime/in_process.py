@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.aggregation import Update
 from fedloom.data.shards import ExampleSet
 from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.lanes import Lanes
 from fedloom.recipe import Recipe
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.client_store import ClientStore
@@ -22,6 +25,16 @@ from fedloom.wire.encoding import encode
 ADAPTER, MOMENTS = "adapter/", "optimizer/"
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A client's round before its adapter is fetched: cheap to hold for every client of the plan."""
+
+    client: str
+    examples: ExampleSet
+    batches: list[np.ndarray]
+    tokens: int
+
+
 class InProcessRuntime:
     """Trains a plan's clients over one base model held in this process.
 
@@ -31,6 +44,7 @@ class InProcessRuntime:
         recipe: the run.
         train_examples: a client's training examples by its name.
         store: clients' state from round to round.
+        lanes: in which cohorts train side by side.
     """
 
     def __init__(
@@ -40,67 +54,49 @@ class InProcessRuntime:
         recipe: Recipe,
         train_examples: Callable[[str], ExampleSet],
         store: ClientStore,
+        lanes: Lanes,
     ) -> None:
         self.model = model
         self.lora = lora
         self.recipe = recipe
         self.train_examples = train_examples
         self.store = store
-        self.sizer = CohortSizer(model, lora, recipe.runtime)
+        self.lanes = lanes
+        self.sizer = CohortSizer(model, lora, recipe.runtime, lanes.count)
 
     def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor]) -> Iterator[Update]:
         """Train the plan's clients, cohort by cohort; see `Runtime`."""
         adapter_bytes = len(encode(broadcast))
-        work: list[ClientWork] = []
-        for client in plan.clients:
-            item = self._work(plan, client, broadcast)
-            if work and not self.sizer.fits([*work, item]):
-                yield from self._train_cohort(plan, work, broadcast, adapter_bytes)
-                work = []
-            work.append(item)
-        yield from self._train_cohort(plan, work, broadcast, adapter_bytes)
+        tasks = [self._task(plan, client) for client in plan.clients]
+        cohorts = [[tasks[place] for place in cohort] for cohort in self.sizer.cohorts([task.tokens for task in tasks])]
 
-    def _work(self, plan: RoundPlan, client: str, broadcast: Mapping[str, Tensor]) -> ClientWork:
+        def train_tasks(cohort: Sequence[_Task]) -> list[ClientResult]:
+            return self._train(plan, [self._work(plan, task, broadcast) for task in cohort])
+
+        for cohort, results in zip(cohorts, self.lanes.map(train_tasks, cohorts), strict=True):
+            for task, result in zip(cohort, results, strict=True):
+                if plan.personal:
+                    self._keep(plan, result)
+                yield _update(task, result, broadcast, adapter_bytes)
+
+    def _task(self, plan: RoundPlan, client: str) -> _Task:
         examples = self.train_examples(client)
-        batches = round_batches(len(examples), self.recipe.local, plan.batch_size, self.recipe.seed, plan.round, client)
-        stored = self.store.load(plan.arm, client, plan.round) if plan.personal else None
-        if stored is None:
-            return ClientWork(client, examples, batches, dict(broadcast))
-        return ClientWork(client, examples, batches, _with_prefix(stored, ADAPTER), _with_prefix(stored, MOMENTS))
+        seed, local = self.recipe.seed, self.recipe.local
+        batches = round_batches(len(examples), local, plan.batch_size, seed, plan.round, client)
+        lengths = examples.lengths
+        return _Task(client, examples, batches, max(int(lengths[batch].sum()) for batch in batches))
 
-    def _train_cohort(
-        self,
-        plan: RoundPlan,
-        work: list[ClientWork],
-        broadcast: Mapping[str, Tensor],
-        adapter_bytes: int,
-    ) -> Iterator[Update]:
+    def _work(self, plan: RoundPlan, task: _Task, broadcast: Mapping[str, Tensor]) -> ClientWork:
+        stored = self.store.load(plan.arm, task.client, plan.round) if plan.personal else None
+        if stored is None:
+            return ClientWork(task.client, task.examples, task.batches, dict(broadcast))
+        adapter, moments = _with_prefix(stored, ADAPTER), _with_prefix(stored, MOMENTS)
+        return ClientWork(task.client, task.examples, task.batches, adapter, moments)
+
+    def _train(self, plan: RoundPlan, work: Sequence[ClientWork]) -> list[ClientResult]:
         local = self.recipe.local
-        results = train_cohort(
-            self.model,
-            self.lora,
-            work,
-            local_optimizer(local),
-            plan.learning_rate,
-            local.max_gradient_norm,
-            plan.round,
-        )
-        for item, result in zip(work, results, strict=True):
-            if plan.personal:
-                self._keep(plan, result)
-            yield Update(
-                client=result.client,
-                delta={name: value - broadcast[name] for name, value in result.adapter.items()},
-                num_examples=len(item.examples),
-                metrics={
-                    "loss": result.loss,
-                    "tokens": result.tokens,
-                    "label_tokens": result.label_tokens,
-                    "steps": result.steps,
-                    "bytes_up": adapter_bytes,
-                    "bytes_down": adapter_bytes,
-                },
-            )
+        optimizer, clip = local_optimizer(local), local.max_gradient_norm
+        return train_cohort(self.model, self.lora, work, optimizer, plan.learning_rate, clip, plan.round)
 
     def _keep(self, plan: RoundPlan, result: ClientResult) -> None:
         tensors = {ADAPTER + name: value for name, value in result.adapter.items()}
@@ -122,6 +118,22 @@ def personal_adapter(store: ClientStore, arm: str, client: str, rounds: int) -> 
     """
     stored = store.load(arm, client, rounds + 1)
     return None if stored is None else _with_prefix(stored, ADAPTER)
+
+
+def _update(task: _Task, result: ClientResult, broadcast: Mapping[str, Tensor], adapter_bytes: int) -> Update:
+    return Update(
+        client=result.client,
+        delta={name: value - broadcast[name] for name, value in result.adapter.items()},
+        num_examples=len(task.examples),
+        metrics={
+            "loss": result.loss,
+            "tokens": result.tokens,
+            "label_tokens": result.label_tokens,
+            "steps": result.steps,
+            "bytes_up": adapter_bytes,
+            "bytes_down": adapter_bytes,
+        },
+    )
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

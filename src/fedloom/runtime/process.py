@@ -1,4 +1,4 @@
-"""How this process computes: its threads, and the memory it keeps at hand between steps."""
+"""How this process computes: its threads, and the memory it keeps between steps."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import ctypes
 import os
 import platform
 
-import torch
+# glibc's mallopt: parameter numbers, and sizes in bytes (32 MiB is the largest threshold it takes). One arena for all
+# threads, so that what one lane frees another can use.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
+MALLOC_SETTINGS = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 512 << 20, M_TOP_PAD: 64 << 20}
 
-# glibc's mallopt: parameter numbers, and sizes in bytes (32 MiB is the largest threshold it takes).
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
-MALLOC_SETTINGS = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 512 << 20, M_TOP_PAD: 64 << 20}
+
+def usable_threads(threads: int | None) -> int:
+    """The number of CPU threads a recipe's `runtime.threads` stands for; None: all cores this process may use."""
+    return threads or len(os.sched_getaffinity(0))
 
 
-def prepare_process(threads: int | None) -> None:
-    """Set the number of threads, and keep freed memory instead of returning it after every step.
+def keep_freed_memory() -> None:
+    """Keep freed memory at hand instead of returning it to the system after every step.
 
     A training step allocates and frees the same activations again and again. By default glibc hands them back to the
     kernel, which clears every page anew: a quarter of the time of small models on a CPU.
-
-    Args:
-        threads: CPU threads; None: all cores this process may use.
     """
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         for parameter, value in MALLOC_SETTINGS.items():
