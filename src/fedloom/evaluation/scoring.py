@@ -76,7 +76,8 @@ def score(
     def score_places(places: Sequence[Place]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return _score_pass(model, lora, adapters, jobs, places)
 
-    for places, (losses, labels, correct) in zip(passes, lanes.map(score_places, passes), strict=True):
+    scored = lanes.map(score_places, passes, alone=len(passes) == 1)
+    for places, (losses, labels, correct) in zip(passes, scored, strict=True):
         for place, (job, index) in enumerate(places):
             results[job].losses[index] = losses[place]
             results[job].labels[index] = labels[place]

@@ -180,6 +180,10 @@ def packed_attention(
             out = torch.nn.functional.scaled_dot_product_attention(
                 q, k, v, is_causal=True, scale=scale, enable_gqa=heads != shared
             )
+        elif query.device.type == "cpu":
+            # In fp32: the number of sequences differs in every step, and each new shape of a bf16 product is compiled
+            # anew, which takes longer than the product.
+            out = _explicit(q.float(), k.float(), v.float(), scale, sliding_window, softcap).to(query.dtype)
         else:
             out = _explicit(q, k, v, scale, sliding_window, softcap)
         outputs.append(out.transpose(1, 2).reshape(stop - start, -1))

@@ -31,8 +31,8 @@ def label_logits(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) 
         "use_cache": False,
     }
     labels = len(batch.labels)
-    # See FEWEST_ROWS: the output head, too, always multiplies a fair number of rows.
-    positions = torch.nn.functional.pad(batch.label_positions, (0, max(0, FEWEST_ROWS - labels)))
+    # See FEWEST_ROWS: the output head, too, always multiplies a fair number of rows, and few different numbers.
+    positions = torch.nn.functional.pad(batch.label_positions, (0, -labels % FEWEST_ROWS))
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         logits: Tensor = model(**arguments, logits_to_keep=positions).logits[0]
     else:

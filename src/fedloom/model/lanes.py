@@ -2,7 +2,7 @@
 
 The operations of small models are too short to be worth sharing out between threads, but whole cohorts are not: with
 two cores, two lanes train 1.7 times as much a second as one, and a busy machine does not stall them at every operation.
-A client's result is the same in any lane and with any number of threads.
+A client's result is the same in any lane.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ class Lanes:
         self.threads = threads
         self.count = threads if device.type == "cpu" else 1
 
-    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item], alone: bool = False) -> Iterator[Result]:
         """Yield `function(item)` for every item, in the order of the items.
 
-        A lone item gets all threads. Otherwise every lane works on one item and one more is waiting, so memory does
-        not grow with the number of items.
+        Every lane works on one item and one more is waiting, so memory does not grow with the number of items.
 
         Args:
             function: works on the model; must load its adapters itself, as what is loaded belongs to a thread.
             items: what to work on.
+            alone: one after another with all threads, for work that does not come in several parts. Not decided by the
+                number of items: the last bits of a result may depend on the number of threads.
 
         Yields:
             The results.
         """
-        if self.count == 1 or len(items) == 1:
+        if self.count == 1 or alone:
             torch.set_num_threads(self.threads)
             yield from map(function, items)
             return

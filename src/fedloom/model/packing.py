@@ -13,10 +13,10 @@ from fedloom.model.attention import AttentionLayout
 
 # What a client computes must not depend, to the last bit, on who shares its pass. Two habits of CPU kernels would
 # make it so: products of very few rows take another path, and elementwise kernels finish each thread's share with
-# scalar code (other rounding) where it does not fill whole vectors. A batch therefore always has at least this many
-# tokens, and a whole number of vectors of them for every thread; a filler sequence that belongs to nobody sees to it.
+# scalar code (other rounding) where it does not fill whole vectors. A batch therefore has a multiple of this many
+# tokens for every thread; a filler sequence that belongs to nobody sees to it. (It also keeps the number of different
+# shapes small, for which a CPU compiles bf16 products.)
 FEWEST_ROWS = 64
-ROWS_PER_THREAD = 32
 
 
 @dataclass(frozen=True)
@@ -117,5 +117,4 @@ def pack(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu"
 
 
 def _filler(tokens: int) -> int:
-    unit = ROWS_PER_THREAD * torch.get_num_threads()
-    return -(-max(tokens, FEWEST_ROWS) // unit) * unit - tokens
+    return -tokens % (FEWEST_ROWS * torch.get_num_threads())

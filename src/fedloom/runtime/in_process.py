@@ -73,7 +73,8 @@ class InProcessRuntime:
         def train_tasks(cohort: Sequence[_Task]) -> list[ClientResult]:
             return self._train(plan, [self._work(plan, task, broadcast) for task in cohort])
 
-        for cohort, results in zip(cohorts, self.lanes.map(train_tasks, cohorts), strict=True):
+        trained = self.lanes.map(train_tasks, cohorts, alone=len(tasks) == 1)
+        for cohort, results in zip(cohorts, trained, strict=True):
             for task, result in zip(cohort, results, strict=True):
                 if plan.personal:
                     self._keep(plan, result)
