@@ -11,12 +11,13 @@ import numpy as np
 import psutil
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from fedloom import __version__
 from fedloom.errors import UserError
-from fedloom.model.base import POCKET, load_base, pick_device, pick_dtype
+from fedloom.model.base import POCKET, load_base, pick_device, pick_dtype, quiet_libraries
 from fedloom.model.forward import label_logits
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.packing import Example, pack
@@ -33,6 +34,7 @@ def examine() -> None:
     Raises:
         UserError: where the packed model's logits differ from transformers' own.
     """
+    quiet_libraries()
     device = pick_device("auto")
     memory = psutil.virtual_memory()
     table = Table("", "found", title=f"Fedloom {__version__}", title_justify="left")
@@ -45,7 +47,7 @@ def examine() -> None:
     table.add_row("dtype: auto means", str(pick_dtype("auto", device)).removeprefix("torch."))
     for extra, module in EXTRAS.items():
         here = importlib.util.find_spec(module) is not None
-        table.add_row(f"extra {extra}", "installed" if here else f'pip install "fedloom[{extra}]"')
+        table.add_row(f"extra {extra}", "installed" if here else escape(f'pip install "fedloom[{extra}]"'))
     difference = packed_difference()
     table.add_row("packed = one by one", f"largest difference of a logit {difference:.1e}")
     Console().print(table)

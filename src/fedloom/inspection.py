@@ -18,7 +18,7 @@ from fedloom.data.describe import describe, render
 from fedloom.data.templates import load_template
 from fedloom.data.tokenizing import tokenize_prompt
 from fedloom.errors import UserError, unknown_name
-from fedloom.model.base import load_tokenizer, loading, pick_device, pick_dtype, resolve_base
+from fedloom.model.base import load_tokenizer, loading, pick_device, pick_dtype, quiet_libraries, resolve_base
 from fedloom.model.peft_format import import_adapter
 from fedloom.recipe import load_recipe
 from fedloom.run_directory import ADAPTER, open_finished
@@ -78,6 +78,7 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
     if max_new_tokens < 1:
         raise UserError(f"--max-new-tokens: {max_new_tokens} is not a positive number")
     folder, recipe = open_finished(directory)
+    quiet_libraries()
     tokenizer = load_tokenizer(recipe.model)
     template = load_template(recipe.data.template, tokenizer)
     device = pick_device(recipe.runtime.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import torch
 import transformers
 from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from fedloom import __version__
 from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
 from fedloom.evaluation.evaluator import Evaluator, check_examples
-from fedloom.model.base import check_model, load_base, load_tokenizer, pick_device
+from fedloom.model.base import check_model, load_base, load_tokenizer, pick_device, quiet_libraries
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.lanes import Lanes
 from fedloom.recipe import Recipe
@@ -54,10 +52,7 @@ def prepare_data(recipe: Recipe, directory: Path) -> tuple[FederatedData, Any]:
     Raises:
         UserError: for any mistake in the recipe's model or data section.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    # Its warnings of every retry would bury the one line that says what is wrong.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    quiet_libraries()
     pick_device(recipe.runtime.device)
     check_model(recipe.model)
     tokenizer = load_tokenizer(recipe.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from fedloom.errors import UserError, nearest
 from fedloom.model.attention import IMPLEMENTATION
@@ -19,6 +21,13 @@ from fedloom.recipe.schema import ModelConfig
 
 POCKET = Path(__file__).parent / "pocket"
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+
+
+def quiet_libraries() -> None:
+    """Keep the loading libraries' own progress bars and retry notices out of what a person sees."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def resolve_base(base: str) -> str:
