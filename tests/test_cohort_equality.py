@@ -48,6 +48,7 @@ def test_cohorts_equal_single_clients_to_the_bit(settings, alone, tmp_path, coho
     assert all(torch.equal(together[name], alone[name]) for name in alone)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "local",
     [

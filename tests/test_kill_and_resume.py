@@ -15,6 +15,8 @@ import yaml
 from fedloom.report.events import read_events
 from tests.federated_runs import recipe, write_examples
 
+pytestmark = pytest.mark.long
+
 TIMES = {"seconds", "time", "train_seconds", "aggregate_seconds", "data_seconds"}
 
 
