@@ -90,10 +90,12 @@ def kill_and_resume(recipe_file: Path, out: Path, delays: list[float]) -> int:
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_moments(recipe_file, undisturbed, tmp_path, seed):
     expected, seconds = undisturbed
-    generator = random.Random(seed)
-    kills = kill_and_resume(recipe_file, tmp_path / "run", [generator.uniform(0.4, 0.9) * seconds])
-    assert kills == 1
-    assert outcome(tmp_path / "run") == expected
+    delay = random.Random(seed).uniform(0.3, 0.8) * seconds
+    # A machine may be faster now than when the undisturbed run was timed: what was not killed is tried again.
+    attempt = 0
+    while not kill_and_resume(recipe_file, tmp_path / str(attempt), [delay / 2**attempt]):
+        attempt += 1
+    assert outcome(tmp_path / str(attempt)) == expected
 
 
 @pytest.mark.slow
