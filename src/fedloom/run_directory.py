@@ -15,13 +15,7 @@ from typing import Any
 from fedloom.errors import UserError
 from fedloom.recipe import Recipe, load_recipe, recipe_yaml
 
-RECIPE, EVENTS, METRICS, REPORT, ADAPTER = (
-    "recipe.yaml",
-    "events.jsonl",
-    "metrics.json",
-    "report.html",
-    "adapter",
-)
+RECIPE, EVENTS, METRICS, ADAPTER = "recipe.yaml", "events.jsonl", "metrics.json", "adapter"
 CHECKPOINTS, CLIENTS, DATA, LOCK = "checkpoints", "clients", "data", ".lock"
 
 

@@ -8,22 +8,6 @@ from fedloom.randomness import numpy_generator
 from fedloom.recipe.schema import LocalConfig
 
 
-def number_of_steps(examples: int, local: LocalConfig) -> int:
-    """Optimiser steps a client takes in one round.
-
-    Args:
-        examples: its training examples.
-        local: steps, or epochs and batch size.
-
-    Returns:
-        The number of steps, at least 1.
-    """
-    if local.steps is not None:
-        return local.steps
-    assert local.epochs is not None
-    return local.epochs * -(-examples // local.batch_size)
-
-
 def round_batches(
     examples: int, local: LocalConfig, batch_size: int, seed: int, round_number: int, client: str
 ) -> list[np.ndarray]:
