@@ -15,6 +15,7 @@ from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
 from fedloom.evaluation.evaluator import Evaluator, check_examples
 from fedloom.model.base import check_model, load_base, load_tokenizer, pick_device, quiet_libraries
+from fedloom.model.decoder_layer import use_own_layers
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.lanes import Lanes
 from fedloom.recipe import Recipe
@@ -70,7 +71,9 @@ def open_model(recipe: Recipe) -> tuple[PreTrainedModel, GroupedLora]:
     """
     keep_freed_memory()
     model = load_base(recipe.model, pick_device(recipe.runtime.device))
-    return model, GroupedLora(model, recipe.model.adapter)
+    lora = GroupedLora(model, recipe.model.adapter)
+    use_own_layers(model, lora)
+    return model, lora
 
 
 def open_session(recipe: Recipe, directory: Path) -> Session:

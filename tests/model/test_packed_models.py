@@ -5,9 +5,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from fedloom.model.attention import AttentionLayout, padded_lengths
+from fedloom.model.attention_layout import AttentionLayout, padded_lengths
 from fedloom.model.base import POCKET, load_base
-from fedloom.model.forward import label_logits
+from fedloom.model.decoder_layer import use_own_layers
+from fedloom.model.forward import label_logits, label_losses, score_labels
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.packing import Example, pack
 from fedloom.recipe.schema import LoraConfig, ModelConfig
@@ -49,15 +50,32 @@ def sequences(vocabulary: int = 96) -> list[np.ndarray]:
 @pytest.fixture(params=MODELS)
 def folder(request, tmp_path):
     torch.manual_seed(0)
+    tmp_path = tmp_path / request.param
+    tmp_path.mkdir()
     config = AutoConfig.for_model(request.param, **{**SIZES, **MODELS[request.param]})
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes((POCKET / "tokenizer.json").read_bytes())
     return tmp_path
 
 
-def test_packed_equals_one_by_one(folder):
+@pytest.fixture
+def wrapped(folder):
+    """Model and adapters, all linear layers adapted; layers of the Llama family computed by our own."""
     model = load_base(ModelConfig(base=str(folder), dtype="float32"), torch.device("cpu"))
-    lora = GroupedLora(model, LoraConfig(targets="all-linear"))
+    lora = GroupedLora(model, LoraConfig(targets="all-linear", rank=2))
+    use_own_layers(model, lora)
+    assert lora.own_layers == (folder.name in {"llama", "qwen2", "mistral"})
+    assert lora.plain_head == (folder.name != "gemma2")
+    return model, lora
+
+
+def adapters_of(lora, count):
+    """Adapters whose every factor matters."""
+    return [{name: value + 0.01 for name, value in lora.initial(seed).items()} for seed in range(count)]
+
+
+def test_packed_equals_one_by_one(folder, wrapped):
+    model, lora = wrapped
     lora.load([lora.initial(0)] * 2, trainable=False)
     examples = [Example(tokens, np.ones(len(tokens), dtype=bool)) for tokens in sequences()]
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
@@ -68,10 +86,28 @@ def test_packed_equals_one_by_one(folder):
     assert (packed - single).abs().max() < 3e-5 * single.abs().max()
 
 
-def test_gradients_reach_every_group_and_no_other(folder):
-    model = load_base(ModelConfig(base=str(folder), dtype="float32"), torch.device("cpu"))
-    lora = GroupedLora(model, LoraConfig(targets="all-linear", rank=2))
-    adapters = [{name: value + 0.01 for name, value in lora.initial(seed).items()} for seed in range(3)]
+def test_losses_are_those_of_the_logits(wrapped):
+    model, lora = wrapped
+    lora.load(adapters_of(lora, 2))
+    generator = np.random.default_rng(1)
+    examples = [Example(tokens, generator.random(len(tokens)) < 0.5) for tokens in sequences()]
+    batch = pack([examples[:2], examples[2:]])
+    logits = label_logits(model, lora, batch)
+    expected = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+    torch.testing.assert_close(label_losses(model, lora, batch), expected, atol=1e-5, rtol=1e-5)
+    losses, correct = score_labels(model, lora, batch)
+    torch.testing.assert_close(losses, expected.detach(), atol=1e-5, rtol=1e-5)
+    assert torch.equal(correct, logits.argmax(-1) == batch.labels)
+    weights = torch.linspace(0.5, 1.5, len(batch.labels))
+    lora.backward((expected * weights).sum())
+    through_logits = lora.gradients.clone()
+    lora.backward((label_losses(model, lora, batch) * weights).sum())
+    assert (lora.gradients - through_logits).norm() < 1e-5 * through_logits.norm()
+
+
+def test_gradients_reach_every_group_and_no_other(wrapped):
+    model, lora = wrapped
+    adapters = adapters_of(lora, 3)
     groups = [[Example(tokens, np.ones(len(tokens), dtype=bool)) for tokens in sequences()[i : i + 2]] for i in (0, 1)]
 
     def gradients(adapters, groups):
@@ -85,11 +121,67 @@ def test_gradients_reach_every_group_and_no_other(folder):
         assert torch.equal(together[row], gradients([adapter], [group])[0])
 
 
+def test_own_layers_have_the_gradients_of_transformers(folder, wrapped):
+    model, lora = wrapped
+    if not lora.own_layers:
+        pytest.skip("computed by transformers in any case")
+    plain = load_base(ModelConfig(base=str(folder), dtype="float32"), torch.device("cpu"))
+    reference = GroupedLora(plain, LoraConfig(targets="all-linear", rank=2))
+    examples = [Example(tokens, np.arange(len(tokens)) % 3 == 2) for tokens in sequences()]
+    batch = pack([examples[:2], examples[2:]])
+    found = []
+    for some_model, some_lora in ((model, lora), (plain, reference)):
+        some_lora.load(adapters_of(some_lora, 2))
+        loss = label_losses(some_model, some_lora, batch).sum()
+        some_lora.backward(loss)
+        found.append((loss.item(), some_lora.gradients.clone()))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert (found[0][1] - found[1][1]).norm() < 2e-5 * found[1][1].norm()
+
+
+def test_shared_prompts_change_nothing_but_the_work(wrapped):
+    model, lora = wrapped
+    adapter = adapters_of(lora, 1)[0]
+    generator = np.random.default_rng(2)
+    prompts = [generator.integers(3, 96, length) for length in (21, 40)]
+    examples = []
+    for number, length in enumerate((9, 3, 30, 12, 600)):
+        tokens = np.concatenate([prompts[number % 2], generator.integers(3, 96, length)])
+        examples.append(Example(tokens, np.arange(len(tokens)) >= len(tokens) - max(2, length // 2)))
+    shared, apart = pack([examples]), pack([[example] for example in examples])
+    assert shared.tokens == sum(len(e.tokens) for e in examples) - 2 * 21 - 40
+    assert shared.example_tokens.sum() == apart.example_tokens.sum() == apart.tokens
+
+    def outcome(batch, groups):
+        lora.load([adapter] * groups)
+        losses = label_losses(model, lora, batch)
+        lora.backward(losses.sum())
+        return losses[batch.label_examples.argsort(stable=True)].detach(), lora.gradients.sum(0)
+
+    losses, gradients = outcome(shared, 1)
+    expected, expected_gradients = outcome(apart, len(examples))
+    torch.testing.assert_close(losses, expected, atol=1e-4, rtol=1e-4)
+    assert (gradients - expected_gradients).norm() < 1e-4 * expected_gradients.norm()
+
+
 def test_lengths_are_padded_by_themselves():
     lengths = np.arange(1, 2000)
     padded = padded_lengths(lengths)
     assert (padded >= lengths).all()
     assert (padded <= np.maximum(1.25 * lengths, lengths + 8)).all()
     assert (np.diff(padded) >= 0).all()
-    layout = AttentionLayout.of(lengths[:50])
-    assert torch.equal(layout.pad_index[layout.unpad_index], torch.arange(int(lengths[:50].sum())))
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(2, 2), (4, 2), (6, 1)])
+def test_layout_finds_every_row_again(heads, key_heads):
+    lengths, prompts = np.array([20, 7, 200, 1, 33, 20]), [-1, 0, 0, -1, -1, 4]
+    layout = AttentionLayout(lengths, prompts)
+    index = layout.heads(heads, key_heads)
+    rows = torch.arange(int(lengths.sum()) * (heads + 2 * key_heads))
+    assert torch.equal(rows[index.gather][index.scatter], rows)
+    outputs = torch.arange(int(lengths.sum()) * heads)
+    assert torch.equal(outputs[index.out_gather][index.out_scatter], outputs)
+    assert torch.equal(rows[index.gather][index.shared_places], index.shared_rows)
+    # Sequences 1, 2 and 5 see shared prompts of 20, 20 and 33 tokens: keys and values of every key head.
+    assert len(index.shared_rows) == 2 * key_heads * (20 + 20 + 33)
+    assert index.queries - len(index.nothing) == len(outputs)

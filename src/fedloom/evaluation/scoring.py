@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.data.shards import ExampleSet
-from fedloom.model.forward import label_logits, label_losses
+from fedloom.model.forward import score_labels
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.lanes import Lanes
 from fedloom.model.packing import Example, pack
@@ -113,10 +113,9 @@ def _score_pass(
         groups.setdefault(adapter, []).append(Example(examples.tokens(index), examples.trained(index)))
     lora.load([adapters[adapter] for adapter in groups], trainable=False)
     batch = pack(list(groups.values()), lora.device)
-    logits = label_logits(model, lora, batch)
-    losses = label_losses(logits, batch.labels).double().cpu().numpy()
-    wrong = (logits.argmax(-1) != batch.labels).cpu().numpy()
-    sequences = batch.label_sequences.cpu().numpy()
-    loss_sums = np.bincount(sequences, losses, len(places))
-    counts = np.bincount(sequences, minlength=len(places))
-    return loss_sums, counts, np.bincount(sequences, wrong, len(places)) == 0
+    label_losses, label_correct = score_labels(model, lora, batch)
+    losses, wrong = label_losses.double().cpu().numpy(), ~label_correct.cpu().numpy()
+    owners = batch.label_examples.cpu().numpy()
+    loss_sums = np.bincount(owners, losses, len(places))
+    counts = np.bincount(owners, minlength=len(places))
+    return loss_sums, counts, np.bincount(owners, wrong, len(places)) == 0

@@ -1,19 +1,60 @@
-"""One forward pass of a packed batch: logits only where a label is."""
+"""One forward pass of a packed batch, with the output head only where a label is."""
 
 from __future__ import annotations
 
-import inspect
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from fedloom.model.decoder_layer import LabelRows
 from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.head_loss import label_cross_entropy, label_scores
 from fedloom.model.packing import FEWEST_ROWS, PackedBatch
 
 
+def label_losses(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) -> Tensor:
+    """Cross-entropy of every label.
+
+    Args:
+        model: the frozen base with its wrapped layers.
+        lora: the adapters; their groups are those of the batch.
+        batch: packed examples.
+
+    Returns:
+        fp32 [labels], in nats.
+    """
+    if not lora.plain_head:
+        logits = label_logits(model, lora, batch)
+        return nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
+    hidden, labels = _at_labels(model, lora, batch)
+    head = model.get_output_embeddings()
+    return label_cross_entropy(hidden, head.weight, labels, head.bias)[: len(batch.labels)]
+
+
+@torch.no_grad()
+def score_labels(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every label, and whether it is the most likely token.
+
+    Args:
+        model: the frozen base with its wrapped layers.
+        lora: the adapters; their groups are those of the batch.
+        batch: packed examples.
+
+    Returns:
+        fp32 [labels] in nats, and bool [labels].
+    """
+    if not lora.plain_head:
+        logits = label_logits(model, lora, batch)
+        losses = nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
+        return losses, logits.argmax(-1) == batch.labels
+    hidden, labels = _at_labels(model, lora, batch)
+    head = model.get_output_embeddings()
+    losses, correct = label_scores(hidden, head.weight, labels, head.bias)
+    return losses[: len(batch.labels)], correct[: len(batch.labels)]
+
+
 def label_logits(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) -> Tensor:
-    """Run the model and compute the vocabulary's logits at labelled positions only.
+    """The vocabulary's logits at every label, for those who want to look at them.
 
     Args:
         model: the frozen base with its wrapped layers.
@@ -24,30 +65,33 @@ def label_logits(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) 
         [labels, vocabulary] in the base's dtype.
     """
     lora.group_starts = batch.group_starts
-    arguments = {
+    if not lora.plain_head:
+        everywhere: Tensor = model(**_arguments(batch)).logits[0]
+        return everywhere.index_select(0, batch.label_positions)
+    hidden, _ = _at_labels(model, lora, batch)
+    logits: Tensor = model.get_output_embeddings()(hidden)
+    return logits[: len(batch.labels)]
+
+
+def _at_labels(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """What the head is applied to, [labels + filler, size], and the labels with 0 for the filler."""
+    lora.group_starts = batch.group_starts
+    # See FEWEST_ROWS: the output head, too, always multiplies a fair number of rows, and few different numbers.
+    filler = (0, -len(batch.labels) % FEWEST_ROWS)
+    positions, labels = (nn.functional.pad(x, filler) for x in (batch.label_positions, batch.labels))
+    arguments = _arguments(batch)
+    if lora.own_layers:
+        starts = (0, *batch.label_counts.cumsum(0).tolist())
+        hidden = model.base_model(**arguments, packed_labels=LabelRows(positions, starts)).last_hidden_state[0]
+    else:
+        hidden = model.base_model(**arguments).last_hidden_state[0].index_select(0, positions)
+    return hidden.to(model.get_output_embeddings().weight.dtype), labels
+
+
+def _arguments(batch: PackedBatch) -> dict[str, object]:
+    return {
         "input_ids": batch.input_ids,
         "position_ids": batch.position_ids,
         "packed_layout": batch.layout,
         "use_cache": False,
     }
-    labels = len(batch.labels)
-    # See FEWEST_ROWS: the output head, too, always multiplies a fair number of rows, and few different numbers.
-    positions = torch.nn.functional.pad(batch.label_positions, (0, -labels % FEWEST_ROWS))
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        logits: Tensor = model(**arguments, logits_to_keep=positions).logits[0]
-    else:
-        logits = model(**arguments).logits[0].index_select(0, positions)
-    return logits[:labels]
-
-
-def label_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each label, in fp32.
-
-    Args:
-        logits: [labels, vocabulary].
-        labels: int64 [labels].
-
-    Returns:
-        fp32 [labels], in nats.
-    """
-    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")

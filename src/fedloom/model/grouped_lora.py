@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,6 +17,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from fedloom.errors import UserError, nearest
+from fedloom.model.adapter_products import Site, adapter_dtype, adapter_gradients, add_adapters
+from fedloom.model.head_loss import head_is_plain
 from fedloom.randomness import torch_generator
 from fedloom.recipe.schema import LoraConfig
 
@@ -28,11 +29,7 @@ Adapter = dict[str, Tensor]
 
 
 class _GroupedLinear(torch.autograd.Function):
-    """y = x W^T + bias, and for the tokens of group g also scale * (x A[g]^T) B[g]^T.
-
-    Base and adapter are one operation so that the adapter's part is added in place, forwards and backwards, and x is
-    kept once. W is frozen: it gets no gradient. See `_adapter_dtype` for the number format of the adapter's products.
-    """
+    """y = x W^T + bias, and for the tokens of group g also scale * (x A[g]^T) B[g]^T. W is frozen."""
 
     @staticmethod
     def forward(
@@ -45,50 +42,21 @@ class _GroupedLinear(torch.autograd.Function):
         scale: float,
         starts: tuple[int, ...],
     ) -> Tensor:
-        dtype = _adapter_dtype(x)
-        down, up, rows = a.to(dtype), (b * scale).to(dtype), x.to(dtype)
-        inner = rows.new_empty(len(x), a.shape[1])
-        added = rows.new_empty(starts[-1], b.shape[1])
-        for group, (first, last) in enumerate(pairwise(starts)):
-            if first < last:
-                torch.mm(rows[first:last], down[group].t(), out=inner[first:last])
-                torch.mm(inner[first:last], up[group].t(), out=added[first:last])
-        output = nn.functional.linear(x, weight, bias)
-        output[: starts[-1]] += added
-        ctx.save_for_backward(x, inner, weight, down, up)
-        ctx.scale, ctx.starts = scale, starts
-        return output
+        dtype = adapter_dtype(x.device, x.dtype)
+        output = nn.functional.linear(x, weight, bias).to(dtype)
+        sites = (Site(0, output.shape[1]),)
+        inner, down, ups = add_adapters(output, x.to(dtype), (a, b), sites, scale, starts)
+        ctx.save_for_backward(x, inner, weight, down, *ups)
+        ctx.scale, ctx.starts, ctx.sites = scale, starts, sites
+        return output.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, inner, weight, down, up = ctx.saved_tensors
+        x, inner, weight, down, *ups = ctx.saved_tensors
+        to_x = (gradients[0] @ weight).to(inner.dtype) if ctx.needs_input_grad[0] else None
         gradient, rows = gradients[0].to(inner.dtype), x.to(inner.dtype)
-        wanted = ctx.needs_input_grad[0]
-        added = torch.empty_like(rows[: ctx.starts[-1]]) if wanted else None
-        to_a = torch.zeros(down.shape, device=x.device)
-        to_b = torch.zeros(up.shape, device=x.device)
-        for group, (first, last) in enumerate(pairwise(ctx.starts)):
-            if first < last:
-                part = gradient[first:last]
-                to_inner = part @ up[group]
-                to_b[group] = part.t() @ inner[first:last]
-                to_a[group] = to_inner.t() @ rows[first:last]
-                if added is not None:
-                    torch.mm(to_inner, down[group], out=added[first:last])
-        to_x = None
-        if added is not None:
-            to_x = gradients[0] @ weight
-            to_x[: ctx.starts[-1]] += added
-        return to_x, None, None, to_a, to_b.mul_(ctx.scale), None, None
-
-
-def _adapter_dtype(x: Tensor) -> torch.dtype:
-    """The number format of adapter products: fp32 on a CPU, the activations' elsewhere.
-
-    A group has another number of tokens in every step, and on a CPU each new shape of a bf16 product is compiled anew:
-    0.7 ms and 0.6 MB each, many times what these narrow products take in either format.
-    """
-    return torch.float32 if x.device.type == "cpu" else x.dtype
+        to_a, to_b = adapter_gradients(gradient, rows, inner, down, ups, ctx.sites, ctx.scale, ctx.starts, to_x)
+        return None if to_x is None else to_x.to(x.dtype), None, None, to_a, to_b, None, None
 
 
 class GroupedLoraLayer(nn.Module):
@@ -136,6 +104,9 @@ class GroupedLora:
 
     def __init__(self, model: PreTrainedModel, config: LoraConfig) -> None:
         self.scale = config.alpha / config.rank
+        self.plain_head = head_is_plain(model)
+        # Whether the decoder layers are computed by `decoder_layer`; see `use_own_layers`.
+        self.own_layers = False
         self.shapes: dict[str, tuple[int, int]] = {}
         for name in target_layers(model, config.targets):
             parent = model.get_submodule(name.rpartition(".")[0])

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedloom.model.attention import AttentionLayout
+from fedloom.model.attention_layout import AttentionLayout
+from fedloom.model.shared_prompts import shared_prompts
 
 # What a client computes must not depend, to the last bit, on who shares its pass. Two habits of CPU kernels would
 # make it so: products of very few rows take another path, and elementwise kernels finish each thread's share with
@@ -36,17 +37,20 @@ class Example:
 class PackedBatch:
     """Examples of G groups as one row of tokens.
 
+    A beginning that several examples of a group share lies there once, as a sequence of its own (`shared_prompts`).
+
     Args:
         input_ids: int64 [1, tokens].
-        position_ids: int64 [1, tokens], counted from 0 in every sequence.
+        position_ids: int64 [1, tokens], counted from 0 in every example.
         layout: the sequences, for attention.
         group_starts: G + 1 token positions; group g owns tokens [group_starts[g], group_starts[g + 1]). Tokens after
             the last are filler (see FEWEST_ROWS).
         label_positions: int64 [labels], the tokens whose logits predict a label.
         labels: int64 [labels], the tokens to predict.
         label_groups: int64 [labels], the group of each label.
-        label_sequences: int64 [labels], the sequence (in packed order) of each label.
+        label_examples: int64 [labels], the example (in the groups' order) of each label.
         label_counts: int64 [G], labels of each group.
+        example_tokens: int64 [G], tokens of each group's examples, shared ones counted in every example.
     """
 
     input_ids: Tensor
@@ -56,8 +60,9 @@ class PackedBatch:
     label_positions: Tensor
     labels: Tensor
     label_groups: Tensor
-    label_sequences: Tensor
+    label_examples: Tensor
     label_counts: Tensor
+    example_tokens: np.ndarray
 
     @property
     def groups(self) -> int:
@@ -66,8 +71,20 @@ class PackedBatch:
 
     @property
     def tokens(self) -> int:
-        """Number of the groups' tokens."""
+        """Number of the groups' tokens in the pass."""
         return self.group_starts[-1]
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """A run of tokens in the packed batch: a shared prompt, or what an example has of its own."""
+
+    tokens: np.ndarray
+    trained: np.ndarray
+    first_position: int
+    prompt: int
+    group: int
+    example: int
 
 
 def pack(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu") -> PackedBatch:
@@ -80,40 +97,64 @@ def pack(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu"
     Returns:
         The batch.
     """
-    examples = [example for group in groups for example in group]
-    filler = _filler(sum(len(example.tokens) for example in examples))
+    sequences: list[_Sequence] = []
+    examples = 0
+    for group, members in enumerate(groups):
+        sequences.extend(_sequences(members, group, len(sequences), examples))
+        examples += len(members)
+    filler = _filler(sum(len(sequence.tokens) for sequence in sequences))
     if filler:
-        examples.append(Example(np.zeros(filler, dtype=np.int64), np.zeros(filler, dtype=bool)))
-    lengths = np.array([len(example.tokens) for example in examples], dtype=np.int64)
-    tokens = np.concatenate([example.tokens for example in examples])
-    trained = np.concatenate([example.trained for example in examples]).astype(bool)
-    sequence_starts = np.concatenate([[0], np.cumsum(lengths)])
-    # The first token of a sequence has no predecessor that could predict it.
-    trained[sequence_starts[:-1]] = False
-    sequences = np.repeat(np.arange(len(examples)), lengths)
-    sizes = [len(group) for group in groups]
-    group_of_example = np.repeat(np.arange(len(groups)), sizes)
-    tokens_per_group = np.bincount(group_of_example, lengths[: len(group_of_example)], minlength=len(groups)).astype(
-        np.int64
+        nothing = np.zeros(filler, dtype=bool)
+        sequences.append(_Sequence(nothing.astype(np.int64), nothing, 0, -1, len(groups), examples))
+    lengths = np.array([len(sequence.tokens) for sequence in sequences], dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+    tokens = np.concatenate([sequence.tokens for sequence in sequences])
+    targets = np.flatnonzero(np.concatenate([sequence.trained for sequence in sequences]))
+    offsets = np.array([sequence.first_position for sequence in sequences]) - starts
+    group_of, example_of = (
+        np.repeat([getattr(sequence, name) for sequence in sequences], lengths) for name in ("group", "example")
     )
-    targets = np.flatnonzero(trained)
-    label_sequences = sequences[targets]
-    label_groups = group_of_example[label_sequences]
+    tokens_per_group = np.bincount(group_of, minlength=len(groups))[: len(groups)]
 
     def tensor(values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)).to(device)
 
     return PackedBatch(
         input_ids=tensor(tokens)[None],
-        position_ids=tensor(np.arange(len(tokens)) - sequence_starts[sequences])[None],
-        layout=AttentionLayout.of(lengths, device),
+        position_ids=tensor(np.arange(len(tokens)) + np.repeat(offsets, lengths))[None],
+        layout=AttentionLayout(lengths, [sequence.prompt for sequence in sequences], device),
         group_starts=(0, *(int(stop) for stop in np.cumsum(tokens_per_group))),
         label_positions=tensor(targets - 1),
         labels=tensor(tokens[targets]),
-        label_groups=tensor(label_groups),
-        label_sequences=tensor(label_sequences),
-        label_counts=tensor(np.bincount(label_groups, minlength=len(groups))),
+        label_groups=tensor(group_of[targets]),
+        label_examples=tensor(example_of[targets]),
+        label_counts=tensor(np.bincount(group_of[targets], minlength=len(groups))),
+        example_tokens=np.array([sum(len(e.tokens) for e in members) for members in groups], dtype=np.int64),
     )
+
+
+def _sequences(examples: Sequence[Example], group: int, first: int, first_example: int) -> list[_Sequence]:
+    """The shared prompts of a group, then what each example has of its own; places count from `first`."""
+    prompts = shared_prompts([example.tokens for example in examples], [_usable(example) for example in examples])
+    found: list[_Sequence] = []
+    prompt_of = {}
+    for prompt in prompts:
+        shared = examples[prompt.members[0]].tokens[: prompt.length]
+        prompt_of.update(dict.fromkeys(prompt.members, (first + len(found), prompt.length)))
+        found.append(_Sequence(shared, np.zeros(prompt.length, dtype=bool), 0, -1, group, -1))
+    for place, example in enumerate(examples):
+        prompt_place, start = prompt_of.get(place, (-1, 0))
+        trained = np.array(example.trained[start:], dtype=bool)
+        # The first token of an example has no predecessor that could predict it.
+        trained[0] = False
+        found.append(_Sequence(example.tokens[start:], trained, start, prompt_place, group, first_example + place))
+    return found
+
+
+def _usable(example: Example) -> int:
+    """How many first tokens of an example may be shared: what comes before the token that predicts its first label."""
+    labels = np.flatnonzero(example.trained[1:])
+    return int(labels[0]) if len(labels) else len(example.tokens) - 1
 
 
 def _filler(tokens: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fedloom.model.forward import label_logits, label_losses
+from fedloom.model.forward import label_losses
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.packing import Example, pack
 from fedloom.recipe.schema import RuntimeConfig
@@ -97,7 +97,7 @@ def bytes_per_token(model: PreTrainedModel, lora: GroupedLora) -> float:
     lora.load([{name: torch.zeros(shape) for name, shape in lora.shapes.items()}])
     batch = pack([[example]], lora.device)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = label_losses(label_logits(model, lora, batch), batch.labels).sum()
+        loss = label_losses(model, lora, batch).sum()
         size = sum(nbytes for pointer, nbytes in kept.items() if pointer not in weights)
     del loss
     return size / length

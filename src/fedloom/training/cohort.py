@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from fedloom.data.shards import ExampleSet
 from fedloom.errors import UserError
-from fedloom.model.forward import label_logits, label_losses
+from fedloom.model.forward import label_losses
 from fedloom.model.grouped_lora import Adapter, GroupedLora
 from fedloom.model.packing import Example, PackedBatch, pack
 from fedloom.training.optimizers import Optimizer, OptimizerState, clip_gradient
@@ -110,7 +110,7 @@ def train_cohort(
                 clip_gradient(gradients, max_gradient_norm)
             optimizer.update(values, gradients, state, rate)
         loss_sums[:active] += losses
-        tokens[:active] += np.diff(batch.group_starts)
+        tokens[:active] += batch.example_tokens
         label_tokens[:active] += batch.label_counts.cpu().numpy()
     results: dict[int, ClientResult] = {}
     for row, (position, client) in enumerate(zip(order, clients, strict=True)):
@@ -138,7 +138,7 @@ def _examples(client: ClientWork, step: int) -> list[Example]:
 
 def _step_gradients(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) -> Tensor:
     """Fill the gradients of one step; returns each group's mean loss, fp64 [groups]."""
-    losses = label_losses(label_logits(model, lora, batch), batch.labels)
+    losses = label_losses(model, lora, batch)
     counts = batch.label_counts.to(losses.dtype)
     # The sum over groups of each group's own mean: no group's gradient depends on another's labels.
     lora.backward((losses / counts[batch.label_groups]).sum())

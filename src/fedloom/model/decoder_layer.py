@@ -1,0 +1,311 @@
+"""The decoder layer of the Llama family, written for a frozen base: forwards and backwards by hand.
+
+Only activations and adapters get gradients, so three things pay that a general implementation cannot do. Layers that
+share an input are one matrix product in both directions (query, key, value; gate, up). Everything between two products
+is fp32, with few passes over memory, and rounded once, where it enters the next product: on CPUs elementwise fp32 is
+faster than bf16, and the residual stream is more exact for it. And only what the way back needs is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from fedloom.model.adapter_products import Site, adapter_gradients, add_adapters
+from fedloom.model.attention import PackedAttention
+from fedloom.model.attention_layout import AttentionLayout
+from fedloom.model.grouped_lora import GroupedLora, GroupedLoraLayer
+
+# Layers of these classes compute what `DecoderLayer` computes (tests/model/test_decoder_layer.py compares them).
+FAMILY = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """Frozen linear layers side by side, and which of them carry adapters.
+
+    Args:
+        weight: [outputs of all, inputs].
+        bias: [outputs of all], or None.
+        sites: the adapted ones.
+        names: their layer names.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    sites: tuple[Site, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Adapters:
+    """What the adapters of a pass have in common: their scale and where the groups lie."""
+
+    scale: float
+    starts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """The rows of a pass that go on to the output head.
+
+    Args:
+        positions: int64 [rows], the tokens that predict a label, then filler.
+        group_starts: groups + 1 positions among the rows; what comes after the last is filler.
+    """
+
+    positions: Tensor
+    group_starts: tuple[int, ...]
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Rows W^T + bias in the weight's format, given and returned in fp32."""
+    return nn.functional.linear(rows.to(weight.dtype), weight, bias).float()
+
+
+def _back_product(gradient: Tensor, weight: Tensor) -> Tensor:
+    return (gradient.to(weight.dtype) @ weight).float()
+
+
+class _NormedProjection(torch.autograd.Function):
+    """RMSNorm (arXiv 1910.07467), then frozen linear layers side by side with their adapters; fp32 in, fp32 out."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, norm: Tensor, epsilon: float, frozen: _Frozen, adapters: _Adapters, *factors: Tensor
+    ) -> Tensor:
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        normed = (x * inverse).mul_(norm)
+        output = _product(normed, frozen.weight, frozen.bias)
+        kept: tuple[Tensor, ...] = ()
+        if factors:
+            inner, down, ups = add_adapters(output, normed, factors, frozen.sites, adapters.scale, adapters.starts)
+            kept = (inner, down, *ups)
+        ctx.save_for_backward(x, norm, inverse, *kept)
+        ctx.frozen, ctx.adapters = frozen, adapters
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, norm, inverse, *kept = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[0]
+        to_normed = _back_product(gradients[0], ctx.frozen.weight) if wanted else None
+        scaled = x * inverse
+        to_factors: list[Tensor] = []
+        if kept:
+            inner, down, *ups = kept
+            sites, adapters = ctx.frozen.sites, ctx.adapters
+            to_factors = adapter_gradients(
+                gradients[0], scaled * norm, inner, down, ups, sites, adapters.scale, adapters.starts, to_normed
+            )
+        if to_normed is not None:
+            to_normed.mul_(norm)
+            mean = (to_normed * scaled).mean(-1, keepdim=True)
+            to_normed.addcmul_(scaled, mean, value=-1).mul_(inverse)
+        return to_normed, None, None, None, None, *to_factors
+
+
+class _ResidualProjection(torch.autograd.Function):
+    """residual + x W^T + bias + adapter; fp32 in, fp32 out."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, residual: Tensor, x: Tensor, frozen: _Frozen, adapters: _Adapters, *factors: Tensor
+    ) -> Tensor:
+        output = _product(x, frozen.weight, frozen.bias)
+        if factors:
+            inner, down, ups = add_adapters(output, x, factors, frozen.sites, adapters.scale, adapters.starts)
+            ctx.save_for_backward(x, inner, down, *ups)
+        ctx.frozen, ctx.adapters = frozen, adapters
+        return output.add_(residual)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        to_x = _back_product(gradients[0], ctx.frozen.weight) if ctx.needs_input_grad[1] else None
+        to_factors: list[Tensor] = []
+        if ctx.saved_tensors:
+            x, inner, down, *ups = ctx.saved_tensors
+            sites, adapters = ctx.frozen.sites, ctx.adapters
+            to_factors = adapter_gradients(
+                gradients[0], x, inner, down, ups, sites, adapters.scale, adapters.starts, to_x
+            )
+        return gradients[0], to_x, None, None, *to_factors
+
+
+class _Rotary(torch.autograd.Function):
+    """Rotary positions (arXiv 2104.09864) on the first columns of [tokens, columns], the rest unchanged."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, cos: Tensor, sin: Tensor, columns: int) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.columns = columns
+        return _rotate(rows, cos, sin, columns, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate(gradients[0], cos, sin, ctx.columns, -1), None, None, None
+
+
+def _rotate(rows: Tensor, cos: Tensor, sin: Tensor, columns: int, direction: int) -> Tensor:
+    """Turn the pairs (first half, second half) of every head by the angle, or by its negative."""
+    output = torch.empty_like(rows)
+    output[:, columns:] = rows[:, columns:]
+    half = cos.shape[-1]
+    pairs, turned = (x[:, :columns].view(len(rows), -1, 2, half) for x in (rows, output))
+    one, two = pairs.unbind(2)
+    first, second = turned.unbind(2)
+    torch.mul(one, cos, out=first).addcmul_(two, sin, value=-direction)
+    torch.mul(two, cos, out=second).addcmul_(one, sin, value=direction)
+    return output
+
+
+class _GatedSilu(torch.autograd.Function):
+    """silu(gate) * up of rows [tokens, gate | up] (arXiv 2002.05202)."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        gate, up = rows.chunk(2, -1)
+        activated = nn.functional.silu(gate)
+        # Kept, because an exponential costs more than all other work on the way back together.
+        ctx.save_for_backward(rows, activated)
+        return activated * up
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        rows, activated = ctx.saved_tensors
+        gate, up = rows.chunk(2, -1)
+        output = torch.empty_like(rows)
+        to_gate, to_up = output.chunk(2, -1)
+        torch.mul(gradients[0], activated, out=to_up)
+        torch.ops.aten.silu_backward.grad_input(gradients[0] * up, gate, grad_input=to_gate)
+        return output
+
+
+class DecoderLayer:
+    """Takes the place of a decoder layer's forward; its weights stay where they are.
+
+    Args:
+        layer: the layer of the base model, its linear layers possibly wrapped.
+        lora: the adapters.
+        last: whether nothing but the output head comes after it: then only labelled positions go on after attention.
+    """
+
+    def __init__(self, layer: Any, lora: GroupedLora, last: bool) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.lora = lora
+        self.last = last
+        self.input_norm, self.input_epsilon = _norm(layer.input_layernorm)
+        self.middle_norm, self.middle_epsilon = _norm(layer.post_attention_layernorm)
+        self.projections = _side_by_side([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.output = _side_by_side([attention.o_proj])
+        self.gate_up = _side_by_side([mlp.gate_proj, mlp.up_proj])
+        self.down = _side_by_side([mlp.down_proj])
+        self.head_size = attention.head_dim
+        self.key_heads = attention.config.num_key_value_heads
+        self.heads = attention.config.num_attention_heads
+        self.scale = attention.scaling
+        per_layer = type(layer).__name__.startswith("Qwen2")
+        self.window = getattr(attention if per_layer else attention.config, "sliding_window", None)
+
+    def __call__(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        packed_layout: AttentionLayout,
+        packed_labels: LabelRows,
+        **_: Any,
+    ) -> Tensor:
+        """Carry [1, tokens, size] through the layer; the contract of transformers' decoder layers.
+
+        Args:
+            hidden_states: activations; what comes out is fp32.
+            position_embeddings: cosine and sine of every token's angles, [1, tokens, head size] each.
+            packed_layout: where the sequences lie.
+            packed_labels: the rows that go on to the output head.
+            _: what other implementations need.
+
+        Returns:
+            fp32 [1, tokens, size]; of the last layer [1, label rows, size].
+        """
+        x = hidden_states[0].float()
+        # The second half of a head's angles repeats the first.
+        cos, sin = (table[0, :, None, : self.head_size // 2].float() for table in position_embeddings)
+        adapters = _Adapters(self.lora.scale, self.lora.group_starts)
+        rows = self._normed(x, self.input_norm, self.input_epsilon, self.projections, adapters)
+        columns = (self.heads + self.key_heads) * self.head_size
+        rows = _Rotary.apply(rows, cos, sin, columns)  # type: ignore[no-untyped-call]
+        attended = PackedAttention.apply(  # type: ignore[no-untyped-call]
+            rows, packed_layout, self.heads, self.key_heads, self.scale, self.window, None
+        )
+        if self.last:
+            x, attended = (values.index_select(0, packed_labels.positions) for values in (x, attended))
+            adapters = _Adapters(self.lora.scale, packed_labels.group_starts)
+        x = self._residual(x, attended, self.output, adapters)
+        gated = _GatedSilu.apply(  # type: ignore[no-untyped-call]
+            self._normed(x, self.middle_norm, self.middle_epsilon, self.gate_up, adapters)
+        )
+        return self._residual(x, gated, self.down, adapters)[None]
+
+    def _normed(self, x: Tensor, norm: Tensor, epsilon: float, frozen: _Frozen, adapters: _Adapters) -> Tensor:
+        output: Tensor = _NormedProjection.apply(  # type: ignore[no-untyped-call]
+            x, norm, epsilon, frozen, adapters, *self._factors(frozen)
+        )
+        return output
+
+    def _residual(self, residual: Tensor, x: Tensor, frozen: _Frozen, adapters: _Adapters) -> Tensor:
+        output: Tensor = _ResidualProjection.apply(  # type: ignore[no-untyped-call]
+            residual, x, frozen, adapters, *self._factors(frozen)
+        )
+        return output
+
+    def _factors(self, frozen: _Frozen) -> list[Tensor]:
+        return [factor for name in frozen.names for factor in self.lora.factors(name)]
+
+
+def use_own_layers(model: PreTrainedModel, lora: GroupedLora) -> None:
+    """Compute the decoder layers of the Llama family by `DecoderLayer`, on CPUs; leave other models as they are.
+
+    Args:
+        model: the frozen base, its target layers wrapped.
+        lora: the adapters; `own_layers` says what was done: then the last hidden states are those of label rows only.
+    """
+    layers = [module for module in model.modules() if type(module).__name__ in FAMILY]
+    if not (layers and lora.plain_head and lora.device.type == "cpu" and all(_is_plain(layer) for layer in layers)):
+        return
+    for layer in layers:
+        # The instance's forward hides the class's: names, weights and hooks of the model stay as they were.
+        layer.forward = DecoderLayer(layer, lora, last=layer is layers[-1]).__call__
+    lora.own_layers = True
+
+
+def _is_plain(layer: Any) -> bool:
+    return isinstance(layer.mlp.act_fn, nn.SiLU) or type(layer.mlp.act_fn).__name__ == "SiLUActivation"
+
+
+def _norm(module: Any) -> tuple[Tensor, float]:
+    return module.weight.detach().float(), float(module.variance_epsilon)
+
+
+def _side_by_side(layers: Sequence[nn.Module]) -> _Frozen:
+    """One weight for several layers; each layer's own becomes a view of it, so that none is kept twice."""
+    plain = [layer.base if isinstance(layer, GroupedLoraLayer) else layer for layer in layers]
+    linear = [layer for layer in plain if isinstance(layer, nn.Linear)]
+    weight = torch.cat([layer.weight.detach() for layer in linear])
+    bias = None if linear[0].bias is None else torch.cat([layer.bias.detach() for layer in linear])
+    sites: list[Site] = []
+    names: list[str] = []
+    first = 0
+    for wrapped, layer in zip(layers, linear, strict=True):
+        last = first + layer.out_features
+        layer.weight.data = weight[first:last]
+        if isinstance(wrapped, GroupedLoraLayer):
+            sites.append(Site(first, last))
+            names.append(wrapped.name)
+        first = last
+    return _Frozen(weight, bias, tuple(sites), tuple(names))
