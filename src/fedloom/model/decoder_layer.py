@@ -156,12 +156,14 @@ def _rotate(rows: Tensor, cos: Tensor, sin: Tensor, columns: int, direction: int
     """Turn the pairs (first half, second half) of every head by the angle, or by its negative."""
     output = torch.empty_like(rows)
     output[:, columns:] = rows[:, columns:]
-    half = cos.shape[-1]
-    pairs, turned = (x[:, :columns].view(len(rows), -1, 2, half) for x in (rows, output))
-    one, two = pairs.unbind(2)
-    first, second = turned.unbind(2)
-    torch.mul(one, cos, out=first).addcmul_(two, sin, value=-direction)
-    torch.mul(two, cos, out=second).addcmul_(one, sin, value=direction)
+    size = cos.shape[-1]
+    heads, turned = (x[:, :columns].view(len(rows), -1, size) for x in (rows, output))
+    torch.mul(heads, cos, out=turned)
+    first, second = turned.chunk(2, -1)
+    one, two = heads.chunk(2, -1)
+    half = sin[..., : size // 2]
+    first.addcmul_(two, half, value=-direction)
+    second.addcmul_(one, half, value=direction)
     return output
 
 
@@ -234,8 +236,7 @@ class DecoderLayer:
             fp32 [1, tokens, size]; of the last layer [1, label rows, size].
         """
         x = hidden_states[0].float()
-        # The second half of a head's angles repeats the first.
-        cos, sin = (table[0, :, None, : self.head_size // 2].float() for table in position_embeddings)
+        cos, sin = (table[0, :, None].float() for table in position_embeddings)
         adapters = _Adapters(self.lora.scale, self.lora.group_starts)
         rows = self._normed(x, self.input_norm, self.input_epsilon, self.projections, adapters)
         columns = (self.heads + self.key_heads) * self.head_size

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from fedloom.model.attention_layout import AttentionLayout
 
-# Logits held at a time (32 MiB in fp32), and the fewest rows for which the product with the head is worth its reading.
-MAX_LOGITS = 1 << 23
+# Logits held at a time (4 MiB in fp32), and the fewest rows for which the product with the head is worth its reading.
+MAX_LOGITS = 1 << 20
 FEWEST_ROWS = 64
 
 
