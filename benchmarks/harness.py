@@ -123,6 +123,18 @@ def median_timing(timings: Sequence[Timing]) -> Timing:
     return Timing(median(one.wall for one in timings), median(one.cpu for one in timings))
 
 
+def current_memory() -> int:
+    """Bytes of this process's resident memory."""
+    return psutil.Process().memory_info().rss
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory` count from now on, where the system can do that."""
+    clear = Path("/proc/self/clear_refs")
+    if clear.is_file():
+        clear.write_text("5")
+
+
 def peak_memory() -> int:
     """Bytes of this process's resident memory at its highest.
 

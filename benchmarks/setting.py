@@ -1,4 +1,4 @@
-"""The setting of the speed benchmarks: a small Llama with random weights, Alpaca's text, a recipe, and its arithmetic."""
+"""The speed benchmarks' setting: a small Llama with random weights, Alpaca's text, a recipe, and its arithmetic."""
 
 from __future__ import annotations
 
