@@ -200,6 +200,7 @@ class Worker:
     """
 
     def __init__(self, script: Path, *arguments: str, threads: int) -> None:
+        self.name = " ".join([script.name, *arguments])
         self.process = subprocess.Popen(
             [sys.executable, str(script), *arguments],
             stdin=subprocess.PIPE,
@@ -208,15 +209,22 @@ class Worker:
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"},
         )
 
+    def wait_until_ready(self) -> None:
+        """Wait until it serves: what it does to get ready is not to fall into anybody's timing."""
+        self._answer()
+
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send a request and wait for its answer."""
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{' '.join(map(str, self.process.args))} ended with {self.process.wait()}")  # type: ignore[arg-type]
+            raise SystemExit(f"{self.name} ended with exit status {self.process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -231,6 +239,8 @@ def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Answer a `Worker`'s requests until it is closed; whatever libraries print goes nowhere."""
     with os.fdopen(os.dup(1), "w") as replies, open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
+        replies.write("{}\n")
+        replies.flush()
         for line in sys.stdin:
             replies.write(json.dumps(answer(json.loads(line))) + "\n")
             replies.flush()
@@ -283,6 +293,8 @@ def finish(name: str, arguments: argparse.Namespace, tables: Sequence[Table], **
     """
     here = machine()
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
     console.print(
         f"{name}: {here['processor']}, {here['usable_cores']} of {here['cores']} cores, torch {here['torch']}, "
         f"bf16 {'native' if here['native_bf16'] else 'emulated'}{', quick' if arguments.quick else ''}"

@@ -15,7 +15,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from fedloom.model.head_loss import label_cross_entropy
 from rich.table import Table
 from torch import Tensor
 
@@ -49,7 +48,14 @@ def naive_losses(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
 
 
-LOSSES = {"naive": naive_losses, "fedloom": label_cross_entropy}
+def fedloom_losses(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Each label's loss as Fedloom trains it."""
+    from fedloom.model.head_loss import label_cross_entropy
+
+    return label_cross_entropy(hidden, weight, labels)
+
+
+LOSSES = {"naive": naive_losses, "fedloom": fedloom_losses}
 
 
 def work(side: str, dtype: str, vocabulary: int, labels: int) -> None:
@@ -85,6 +91,8 @@ def measure(dtype: str, vocabulary: int, labels: int, repetitions: int) -> list[
     threads = torch.get_num_threads()
     options = (dtype, str(vocabulary), str(labels))
     workers = {side: Worker(Path(__file__), "worker", side, *options, threads=threads) for side in LOSSES}
+    for worker in workers.values():
+        worker.wait_until_ready()
     answers: dict[str, list[dict[str, Any]]] = {side: [] for side in LOSSES}
     for turn in range(repetitions + 1):
         for side in rotated(list(LOSSES), turn):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from fedloom.data.readers import read_file
+from fedloom.model.base import quiet_libraries
 from harness import shared_folder
 
 ALPACA = Path("data/instruct/alpaca_20k.jsonl.gz")
@@ -29,30 +30,38 @@ def alpaca_file() -> Path | None:
     return path if path.is_file() else None
 
 
-def alpaca_records(path: Path, limit: int | None) -> Iterator[dict[str, str]]:
-    """Instruction, input and output of the first records."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for line in itertools.islice(file, limit):
-            yield json.loads(line)
+def first_records(source: Path, file: Path, count: int) -> Path:
+    """Write the first records of a compressed JSON Lines file to another, for quick runs.
+
+    Args:
+        source: the whole.
+        file: where they go.
+        count: how many.
+
+    Returns:
+        `file`.
+    """
+    with gzip.open(source, "rt", encoding="utf-8") as lines:
+        file.write_text("".join(itertools.islice(lines, count)), encoding="utf-8")
+    return file
 
 
-def write_model(folder: Path, alpaca: Path, limit: int | None) -> LlamaConfig:
+def write_model(folder: Path, alpaca: Path) -> LlamaConfig:
     """Write the 6.8 M model: random weights, and a byte-level BPE trained on the text itself.
 
     Args:
         folder: where it goes, as safetensors with a tokenizer.
-        alpaca: the text.
-        limit: records the tokenizer is trained on; None: all.
+        alpaca: the text, JSON Lines.
 
     Returns:
         Its configuration.
     """
+    quiet_libraries()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    texts = (
-        "\n".join(record[key] for key in ("instruction", "input", "output")) for record in alpaca_records(alpaca, limit)
-    )
+    fields = ("instruction", "input", "output")
+    texts = ("\n".join(record.values[field] for field in fields) for record in read_file(alpaca))
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet, show_progress=False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from fedloom.model.base import quiet_libraries
 from harness import matmul_peak, peak_memory, serve, timed
 from setting import product_shapes
 
@@ -218,6 +220,8 @@ def main() -> None:
     """Open the side, then answer."""
     name, folder, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(threads)
+    quiet_libraries()
+    warnings.simplefilter("ignore", FutureWarning)  # of TRL about transformers' names
     side: Side | Peak
     if name.startswith("fedloom"):
         side = Fedloom(folder, name.partition(" ")[2], threads)

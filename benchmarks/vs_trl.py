@@ -17,6 +17,7 @@ nobody trained on.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import tempfile
@@ -36,7 +37,7 @@ from fedloom.recipe import Recipe, load_recipe
 from fedloom.session import Session, open_session
 from fedloom.training.batches import round_batches
 from harness import MIB, Target, Timing, Worker, arguments_of, finish, median_timing, rotated, skip
-from setting import alpaca_file, alpaca_recipe, needed_flops, write_model
+from setting import alpaca_file, alpaca_recipe, first_records, needed_flops, write_model
 
 NAME = "vs_trl"
 OURS = ("fedloom float32", "fedloom bfloat16")
@@ -63,14 +64,17 @@ def main() -> None:
     alpaca = alpaca_file()
     if alpaca is None:
         return skip(NAME, arguments, "no Alpaca text beside the repository (set FEDLOOM_SHARED)")
+    if importlib.util.find_spec("trl") is None:
+        return skip(NAME, arguments, "TRL is not installed: pip install 'fedloom[bench]'")
     counts = [arguments.threads] if arguments.threads else [2] if arguments.quick else [1, 2]
     rounds = arguments.rounds or (2 if arguments.quick else 20)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = write_model(folder / "model", alpaca, 2000 if arguments.quick else None)
-        sections = {"federation": {"rounds": rounds, "clients_per_round": 4}}
+        sections: dict[str, dict[str, Any]] = {"federation": {"rounds": rounds}}
         if arguments.quick:
-            sections["local"] = {"steps": 2, "batch_size": 8, "learning_rate": 3e-3}
+            alpaca = first_records(alpaca, folder / "first.jsonl", 2000)
+            sections = {"federation": {"rounds": rounds, "clients_per_round": 2}, "local": {"steps": 1}}
+        config = write_model(folder / "model", alpaca)
         recipe = alpaca_recipe(folder / "model", alpaca, **sections)
         (folder / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
         session = open_session(load_recipe(recipe), folder)
@@ -144,6 +148,8 @@ def take_rounds(
     """
     script = Path(__file__).with_name("sides.py")
     workers = {side: Worker(script, side, str(folder), str(threads), threads=threads) for side in sides}
+    for worker in workers.values():
+        worker.wait_until_ready()
     timings: dict[str, list[Timing]] = {side: [] for side in sides}
     for number in range(1, rounds + 1):
         for side in rotated(sides, number):
@@ -167,6 +173,7 @@ def take_rounds(
 def ask_once(folder: Path, side: str, threads: int) -> dict[str, Any]:
     """One answer of a worker that then ends."""
     worker = Worker(Path(__file__).with_name("sides.py"), side, str(folder), str(threads), threads=threads)
+    worker.wait_until_ready()
     answer = worker.ask()
     worker.close()
     return answer
@@ -224,7 +231,7 @@ def report(
         threads, sides = speed["threads"], speed["sides"]
         measured = len(next(iter(sides.values()))["round_walls"])
         table = Table(
-            "side", "s/round", "CPU s", "tokens/s", "vs trl", "vs peft fp32", "% of peak", "peak MiB",
+            "side", "s/round", "CPU s", "tokens/s", "vs trl (CPU)", "vs peft fp32 (CPU)", "% of peak", "peak MiB",
             title=f"{threads} thread(s), medians of {measured} rounds",
         )  # fmt: skip
         for name, side in sides.items():
@@ -238,15 +245,19 @@ def report(
                 "tokens_per_second": tokens / side["wall"],
                 "share_of_peak": flops / (1e9 * peak),
                 "speedups": {rival: sides[rival]["wall"] / side["wall"] for rival in sides},
+                "speedups_cpu": {rival: sides[rival]["cpu"] / side["cpu"] for rival in sides},
             }
             rows.append(row)
-            gains = [row["speedups"].get(rival, math.nan) for rival in ("trl", "peft float32")]
+            gains = [
+                [row[key].get(rival, math.nan) for key in ("speedups", "speedups_cpu")]
+                for rival in ("trl", "peft float32")
+            ]
             table.add_row(
                 name,
                 f"{side['wall']:.2f}",
                 f"{side['cpu']:.2f}",
                 f"{row['tokens_per_second']:.0f}",
-                *(f"{gain:.2f}" for gain in gains),
+                *(f"{wall:.2f} ({cpu:.2f})" for wall, cpu in gains),
                 f"{100 * row['share_of_peak']:.0f}",
                 f"{side['peak_memory'] / MIB:.0f}",
             )
