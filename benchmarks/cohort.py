@@ -121,7 +121,8 @@ def report(arguments: Any, rows: list[dict[str, Any]], repetitions: int) -> None
         for row in rows
         if row["batch"] == 1 and row["cohort"] == 16
     ]
-    slowest = min(rows, key=lambda row: float(row["speedup"]))
+    # One client is a cohort of one: both sides run the same code, and their ratio is the noise.
+    slowest = min((row for row in rows if row["cohort"] > 1), key=lambda row: float(row["speedup"]))
     where = f"{slowest['model']} {slowest['dtype']}, batch {slowest['batch']}, K = {slowest['cohort']}"
     targets.append(Target(f"the worst point ({where})", slowest["speedup"], WORST))
     finish(NAME, arguments, [table], targets=targets, settings={"steps": STEPS, "threads": 1}, rows=rows)
