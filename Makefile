@@ -14,6 +14,10 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+.venv/bench: .venv/base
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
+	touch $@
+
 quickstart: .venv/base
 	$(BIN)/fedloom run recipes/quickstart.yaml --out runs/quickstart --seeds 3 --resume
 
@@ -26,9 +30,14 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow and not long"
 
-bench: .venv/dev
-	$(BIN)/python benchmarks/cohort_exactness.py
-	$(BIN)/python benchmarks/tune_quickstart.py
+# Set BENCH_OPTIONS=--quick to see in minutes whether all of them run.
+bench: .venv/bench
+	$(BIN)/python benchmarks/head.py $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/gpu.py $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/cohort.py $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/cohort_exactness.py $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/vs_trl.py $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/tune_quickstart.py $(BENCH_OPTIONS)
 
 clean:
 	rm -rf .venv runs
