@@ -357,6 +357,6 @@ def test_many_clients_are_shown_from_both_ends(tmp_path: Path, write_lines: Writ
 def test_opening_makes_no_object_a_client(tmp_path: Path, write_lines: Write, tokenizer: Any) -> None:
     data = prepare(recipe(write_lines(rows(50, 2))), tokenizer, tmp_path / "s")
     held = vars(data._contents)
-    assert isinstance(held["bounds"], np.memmap)
-    assert isinstance(held["examples"].tokens, np.memmap)
+    assert isinstance(held["bounds"].base, np.memmap)
+    assert isinstance(held["examples"].tokens.base, np.memmap)
     assert not any(isinstance(value, list | tuple) and len(value) > 10 for value in held.values())
