@@ -15,12 +15,13 @@ from fedloom.data.allocation import (
     Example,
     allocate,
     check_clients,
-    check_cohort,
+    check_numbers,
     count_splits,
     effective_data,
     is_checkable,
 )
 from fedloom.data.fingerprint import data_fingerprint
+from fedloom.data.mapped import release_pages
 from fedloom.data.shards import (
     ExampleArrays,
     ExampleSet,
@@ -114,8 +115,9 @@ class FederatedData:
         Returns:
             [clients] int64, rows as `examples_at` takes them, ascending.
         """
-        rows = np.flatnonzero(self.sizes()[:, SPLITS.index(split)]).astype(np.int64)
-        return rows[(rows >= len(self.clients)) == unseen]
+        first, last = (len(self.clients), None) if unseen else (0, len(self.clients))
+        held = self.sizes()[first:last, SPLITS.index(split)] > 0
+        return first + np.flatnonzero(held).astype(np.int64)
 
     def global_examples(self, split: Literal["validation", "test"] = "test") -> ExampleSet | None:
         """Give the examples that belong to no client.
@@ -203,6 +205,11 @@ class FederatedData:
         values = [self._contents.key_values[code] for code in codes[codes >= 0]]
         return dict(Counter(values).most_common())
 
+    def release(self) -> None:
+        """Let go of the mapped pages read so far: a run holds what its clients at work need, not what it ever read."""
+        examples, bounds = self._contents.examples, self._contents.bounds
+        release_pages([examples.tokens, examples.trained, examples.offsets, examples.label_counts, bounds])
+
     @property
     def key(self) -> str | None:
         """The field the partition skews, None where it skews none."""
@@ -249,7 +256,7 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, directory: Path)
         except OSError as error:  # NumPy's has no strerror where the disk is full
             raise UserError(f"{directory}: can't write the data: {error.strerror or 'the disk is full'}") from None
     data = FederatedData(shards)
-    check_cohort(recipe, len(data.clients))
+    check_numbers(recipe, len(data.clients))
     return data
 
 

@@ -14,6 +14,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloom.data.mapped import map_array, map_values
 from fedloom.data.splits import SPLITS, Split
 
 # Part of every fingerprint: raise it whenever the same inputs would be stored differently.
@@ -294,22 +295,17 @@ def open_shards(directory: Path) -> ShardContents:
     """
     meta = json.loads((directory / _META).read_text(encoding="utf-8"))
 
-    # As plain arrays over the mapped memory: np.memmap runs Python code at every index, and looking a client up by its
-    # name takes some forty of them.
     def mapped(name: str) -> Any:
-        return np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r"))
-
-    def raw(name: str, width: Any) -> Any:
-        return np.asarray(np.memmap(directory / name, dtype=width, mode="r"))
+        return map_array(directory / f"{name}.npy")
 
     offsets = mapped("name_offsets")
-    text = raw("names.bin", np.uint8)
+    text = map_values(directory / "names.bin", np.uint8)
     training = len(offsets) - 1 - meta["unseen"]
     categories = meta["categories"]
     return ShardContents(
         examples=ExampleArrays(
-            tokens=raw("tokens.bin", np.dtype(meta["token_type"])),
-            trained=raw("trained.bin", np.uint8),
+            tokens=map_values(directory / "tokens.bin", np.dtype(meta["token_type"])),
+            trained=map_values(directory / "trained.bin", np.uint8),
             offsets=mapped("offsets"),
             label_counts=mapped("label_counts"),
             category_codes=mapped("category_codes") if categories is not None else None,
