@@ -29,6 +29,7 @@ check: .venv/dev
 bench: .venv/dev
 	$(BIN)/python benchmarks/cohort_exactness.py
 	$(BIN)/python benchmarks/tune_quickstart.py
+	$(BIN)/python benchmarks/scale.py
 
 clean:
 	rm -rf .venv runs

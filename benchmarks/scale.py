@@ -2,12 +2,12 @@
 
 Every size has processes of its own, which carry out the real loop (`fedloom.federation.train`: session, arms, rounds,
 event log, checkpoints) on records of four short examples a client. The first process of a size also prepares the data,
-as the first run of a recipe does; the others find it prepared. They alternate between the sizes, and figures are medians
-over the rounds of all of them (memory: of the largest process). Two arms are measured: the federation, and the same
-clients going on from adapters and moments of their own, which are loaded from disk and written back in every round; every
-client of the population has its folder there.
+as the first run of a recipe does; the others find it prepared. They alternate between the sizes, and figures are
+medians over the rounds of all of them (memory: of the largest process). Two arms are measured: the federation, and the
+same clients going on from adapters and moments of their own, which are loaded from disk and written back in every
+round; every client of the population has its folder there.
 
-"Outside" is a round's time without training (`train_cohort`) and evaluation; its parts are timed within the same rounds.
+"Outside" is a round's time without training (`train_cohort`) and evaluation; its parts are timed in the same rounds.
 `--json FILE` writes the numbers.
 """
 
@@ -192,7 +192,7 @@ def measure(source: Path, out: Path, rounds: int, prepared: Path | None) -> dict
 
 
 def with_state(session: Session, arm: Arm) -> Arm:
-    """The federation's clients, each going on from its own adapter and moments; all have a folder, those drawn state."""
+    """Its clients, each going on from its own adapter and moments; all have a folder, those drawn a state."""
     name = "local"
 
     def plan(number: int) -> RoundPlan:

@@ -82,6 +82,9 @@ def test_every_record_is_used_exactly_once(
     assert list(data.totals().values()) == sums
     assert len(data.all_examples()) == sum(sums)
     assert [len(data.all_examples(s)) for s in ("train", "validation", "test")] == sums
+    for split in ("train", "validation", "test"):
+        one_by_one = ExampleSet.concatenate([data.examples(name, split) for name in data.clients])
+        assert data.all_examples(split)._indices.tolist() == one_by_one._indices.tolist()
 
 
 def test_by_key_clients_hold_their_own_records_in_source_order(
