@@ -48,7 +48,7 @@ def build_arms(session: Session) -> list[Arm]:
     Returns:
         The federation, then the recipe's baselines.
     """
-    recipe, clients = session.recipe, list(session.data.clients)
+    recipe, clients = session.recipe, session.data.clients
     federation, local = recipe.federation, recipe.local
     arms = [_federated(session, clients)]
     for baseline in recipe.baselines:

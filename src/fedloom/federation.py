@@ -84,6 +84,7 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
             _record_result(log, state, arm.name, result, time.perf_counter() - began)
         if number == arm.rounds and arm.name == "federated":
             export_adapter(path / ADAPTER, state.adapter, session.model, session.lora, session.recipe.model)
+        session.data.release()
         _commit(path, log, state)
 
 

@@ -22,7 +22,7 @@ from fedloom.recipe import Recipe
 from fedloom.run_directory import CLIENTS, DATA
 from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.in_process import InProcessRuntime
-from fedloom.runtime.process import keep_freed_memory, usable_threads
+from fedloom.runtime.process import keep_freed_memory, return_freed_memory, usable_threads
 
 POOLED = "pooled"
 
@@ -87,6 +87,7 @@ def open_session(recipe: Recipe, directory: Path) -> Session:
         The session.
     """
     data, _ = prepare_data(recipe, directory / DATA)
+    return_freed_memory()
     check_examples(data, recipe.evaluation.split)
     model, lora = open_model(recipe)
     store = ClientStore(directory / CLIENTS)

@@ -82,6 +82,9 @@ def test_every_record_is_used_exactly_once(
     assert list(data.totals().values()) == sums
     assert len(data.all_examples()) == sum(sums)
     assert [len(data.all_examples(s)) for s in ("train", "validation", "test")] == sums
+    for split in ("train", "validation", "test"):
+        one_by_one = ExampleSet.concatenate([data.examples(name, split) for name in data.clients])
+        assert data.all_examples(split)._indices.tolist() == one_by_one._indices.tolist()
 
 
 def test_by_key_clients_hold_their_own_records_in_source_order(
@@ -357,6 +360,6 @@ def test_many_clients_are_shown_from_both_ends(tmp_path: Path, write_lines: Writ
 def test_opening_makes_no_object_a_client(tmp_path: Path, write_lines: Write, tokenizer: Any) -> None:
     data = prepare(recipe(write_lines(rows(50, 2))), tokenizer, tmp_path / "s")
     held = vars(data._contents)
-    assert isinstance(held["bounds"], np.memmap)
-    assert isinstance(held["examples"].tokens, np.memmap)
+    assert isinstance(held["bounds"].base, np.memmap)
+    assert isinstance(held["examples"].tokens.base, np.memmap)
     assert not any(isinstance(value, list | tuple) and len(value) > 10 for value in held.values())

@@ -156,6 +156,10 @@ def test_missing_recipe(refused: Refused, name: str, parts: list[str]) -> None:
         ("data.global_test={where: {owner: zoe}}", ["data.global_test.where: no record has owner: zoe"]),
         ("data.max_tokens=8", ["client 'ada' has no training examples", "no answer within max_tokens"]),
         ("federation.clients_per_round=9", ["federation.clients_per_round: 9 is above", "clients, 8"]),
+        (
+            "evaluation.max_clients=8",
+            ["evaluation.max_clients: 8 has no effect", "8 training and 0 unseen", "leave it"],
+        ),
         ("data.partition={kind: iid, clients: 4}", ["federation.clients_per_round: 8 is above", "clients, 4"]),
         ("data.partition={kind: dirichlet, key: owner, clients: 999}", ["999 clients", "2997 records", "are 196"]),
         ("data.split={test: 0}", ["evaluation.split: no client has test examples", "raise data.split.test"]),

@@ -143,7 +143,7 @@ def allocate(recipe: Recipe) -> Allocation:
     clients = [owner for owner in everyone if owner not in held_out]
     counts = count_splits(examples)
     check_clients(clients, counts, dropped)
-    check_cohort(recipe, len(clients))
+    check_numbers(recipe, len(clients))
     return Allocation(examples, clients, unseen, dict(dropped))
 
 
@@ -185,8 +185,8 @@ def check_clients(
         )
 
 
-def check_cohort(recipe: Recipe, clients: int) -> None:
-    """Check that a round can find as many clients as the recipe asks for.
+def check_numbers(recipe: Recipe, clients: int) -> None:
+    """Check that a round finds as many clients as the recipe asks for, and an evaluation more than it takes.
 
     Args:
         recipe: the recipe.
@@ -198,6 +198,12 @@ def check_cohort(recipe: Recipe, clients: int) -> None:
     wanted = recipe.federation.clients_per_round
     if wanted > clients:
         raise UserError(f"federation.clients_per_round: {wanted} is above the number of training clients, {clients}")
+    tested, unseen = recipe.evaluation.max_clients, recipe.data.unseen_clients
+    if tested is not None and tested >= max(clients, unseen):
+        raise UserError(
+            f"evaluation.max_clients: {tested} has no effect: there are {clients} training and {unseen} unseen clients",
+            hint="leave it out to test all of them",
+        )
 
 
 def _read(data: DataConfig, seed: int) -> tuple[list[Record], list[Record]]:

@@ -15,12 +15,13 @@ from fedloom.data.allocation import (
     Example,
     allocate,
     check_clients,
-    check_cohort,
+    check_numbers,
     count_splits,
     effective_data,
     is_checkable,
 )
 from fedloom.data.fingerprint import data_fingerprint
+from fedloom.data.mapped import release_pages
 from fedloom.data.shards import (
     ExampleArrays,
     ExampleSet,
@@ -30,6 +31,7 @@ from fedloom.data.shards import (
     encode_values,
     is_stored,
     open_shards,
+    read_dropped,
     reorder,
     write_shards,
 )
@@ -47,11 +49,12 @@ class FederatedData:
     """Every client's tokenised examples, mapped from disk.
 
     Args:
-        contents: opened shards.
+        directory: of the shards.
     """
 
-    def __init__(self, contents: ShardContents) -> None:
-        self._contents = contents
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._contents = open_shards(directory)
 
     @property
     def clients(self) -> Sequence[str]:
@@ -76,8 +79,45 @@ class FederatedData:
         Raises:
             UserError: for an unknown client.
         """
-        rows = self._contents.range_of(self._row(client), split)
-        return ExampleSet(self._contents.examples, rows)
+        return self.examples_at(self._row(client), split)
+
+    def client_at(self, row: int) -> str:
+        """Give a client's name.
+
+        Args:
+            row: place among the training clients, then the unseen ones.
+
+        Returns:
+            The name.
+        """
+        training = len(self.clients)
+        return self.clients[row] if row < training else self.unseen[row - training]
+
+    def examples_at(self, row: int, split: Split) -> ExampleSet:
+        """Give one client's part without looking its name up: for passes over everybody.
+
+        Args:
+            row: place among the training clients, then the unseen ones.
+            split: train, validation or test.
+
+        Returns:
+            The examples, in the order of the source; may be empty.
+        """
+        return ExampleSet(self._contents.examples, self._contents.range_of(row, split))
+
+    def holders(self, split: Split, unseen: bool = False) -> NDArray[np.int64]:
+        """Find the clients that hold examples of a split.
+
+        Args:
+            split: train, validation or test.
+            unseen: of the clients held out of training instead of the training clients.
+
+        Returns:
+            [clients] int64, rows as `examples_at` takes them, ascending.
+        """
+        first, last = (len(self.clients), None) if unseen else (0, len(self.clients))
+        held = self.sizes()[first:last, SPLITS.index(split)] > 0
+        return first + np.flatnonzero(held).astype(np.int64)
 
     def global_examples(self, split: Literal["validation", "test"] = "test") -> ExampleSet | None:
         """Give the examples that belong to no client.
@@ -109,22 +149,21 @@ class FederatedData:
             places = np.arange(bounds[0, 0], bounds[-1, -1], dtype=np.int64)
         else:
             part = SPLITS.index(split)
-            pairs = zip(bounds[:, part], bounds[:, part + 1], strict=True)
-            places = np.concatenate([np.arange(start, end, dtype=np.int64) for start, end in pairs])
+            starts, sizes = bounds[:, part], bounds[:, part + 1] - bounds[:, part]
+            # Counted through, and moved at every client by what lies between its part and the one before.
+            moves = starts - np.concatenate([[0], np.cumsum(sizes)[:-1]])
+            places = np.arange(sizes.sum(), dtype=np.int64) + np.repeat(moves, sizes)
         return ExampleSet(self._contents.examples, places)
 
     @property
     def dropped(self) -> dict[str, int]:
         """Records left out, by reason."""
-        total: Counter[str] = Counter()
-        for reasons in self._contents.meta["dropped"].values():
-            total.update(reasons)
-        return dict(sorted(total.items()))
+        return dict(self._contents.meta["dropped"])
 
     @property
     def dropped_by_client(self) -> dict[str, dict[str, int]]:
         """Records left out, by client and reason; "" stands for records of no client."""
-        return {client: dict(reasons) for client, reasons in self._contents.meta["dropped"].items()}
+        return read_dropped(self._directory)
 
     @property
     def truncated(self) -> int:
@@ -165,6 +204,11 @@ class FederatedData:
         codes = np.asarray(self._contents.key_codes[start:end])
         values = [self._contents.key_values[code] for code in codes[codes >= 0]]
         return dict(Counter(values).most_common())
+
+    def release(self) -> None:
+        """Let go of the mapped pages read so far: a run holds what its clients at work need, not what it ever read."""
+        examples, bounds = self._contents.examples, self._contents.bounds
+        release_pages([examples.tokens, examples.trained, examples.offsets, examples.label_counts, bounds])
 
     @property
     def key(self) -> str | None:
@@ -211,8 +255,8 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, directory: Path)
             write_shards(shards, contents, len(tokenizer))
         except OSError as error:  # NumPy's has no strerror where the disk is full
             raise UserError(f"{directory}: can't write the data: {error.strerror or 'the disk is full'}") from None
-    data = FederatedData(open_shards(shards))
-    check_cohort(recipe, len(data.clients))
+    data = FederatedData(shards)
+    check_numbers(recipe, len(data.clients))
     return data
 
 
@@ -223,7 +267,8 @@ def _tokenized(
     tokenizer: PreTrainedTokenizerBase,
     fingerprint: str,
 ) -> ShardContents:
-    segments = [_segments(template, example) for example in allocation.examples]
+    # One batch of phrased texts exists at a time.
+    segments = (_segments(template, example) for example in allocation.examples)
     tokenized = tokenize(segments, tokenizer, recipe.data.max_tokens)
     examples = [allocation.examples[place] for place in tokenized.kept]
     dropped = _all_dropped(allocation, tokenized)
@@ -263,10 +308,11 @@ def _tokenized(
             "fingerprint": fingerprint,
             "checkable": is_checkable(recipe.data),
             "truncated": tokenized.truncated,
-            "dropped": {client: dict(reasons) for client, reasons in sorted(dropped.items()) if reasons},
+            "dropped": dict(sorted(sum(dropped.values(), Counter()).items())),
             "category": data.category,
             "key": data.partition.key if isinstance(data.partition, PartitionDirichlet) else None,
         },
+        dropped={client: dict(reasons) for client, reasons in sorted(dropped.items()) if reasons},
     )
 
 

@@ -7,18 +7,19 @@ import os
 import shutil
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloom.data.mapped import map_array, map_values
 from fedloom.data.splits import SPLITS, Split
 
 # Part of every fingerprint: raise it whenever the same inputs would be stored differently.
-FORMAT_VERSION = 1
-_META = "meta.json"
+FORMAT_VERSION = 2
+_META, _DROPPED = "meta.json", "dropped.json"
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,8 @@ class ShardContents:
         global_bounds: [3] int64: where the global validation and test examples start, and where they end.
         key_codes: [examples] int32, index into key_values, -1 for none: the field a partition skews.
         key_values: the values of that field.
-        meta: further facts, as JSON.
+        meta: further facts, as JSON; nothing in it grows with the number of clients.
+        dropped: client -> reason -> records left out; not read when shards are opened, see `read_dropped`.
     """
 
     examples: ExampleArrays
@@ -219,6 +221,7 @@ class ShardContents:
     key_codes: NDArray[np.int32]
     key_values: list[str]
     meta: Mapping[str, Any]
+    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def range_of(self, row: int, split: Split) -> NDArray[np.int64]:
         """Find the examples of one client and split.
@@ -266,7 +269,8 @@ def write_shards(directory: Path, contents: ShardContents, vocabulary: int) -> N
         "categories": examples.categories,
         "key_values": contents.key_values,
     }
-    (building / _META).write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
+    for name, values in ((_DROPPED, contents.dropped), (_META, meta)):
+        (building / name).write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
     try:
         building.rename(directory)
     except OSError:
@@ -292,16 +296,16 @@ def open_shards(directory: Path) -> ShardContents:
     meta = json.loads((directory / _META).read_text(encoding="utf-8"))
 
     def mapped(name: str) -> Any:
-        return np.load(directory / f"{name}.npy", mmap_mode="r")
+        return map_array(directory / f"{name}.npy")
 
     offsets = mapped("name_offsets")
-    text = np.memmap(directory / "names.bin", dtype=np.uint8, mode="r")
+    text = map_values(directory / "names.bin", np.uint8)
     training = len(offsets) - 1 - meta["unseen"]
     categories = meta["categories"]
     return ShardContents(
         examples=ExampleArrays(
-            tokens=np.memmap(directory / "tokens.bin", dtype=np.dtype(meta["token_type"]), mode="r"),
-            trained=np.memmap(directory / "trained.bin", dtype=np.uint8, mode="r"),
+            tokens=map_values(directory / "tokens.bin", np.dtype(meta["token_type"])),
+            trained=map_values(directory / "trained.bin", np.uint8),
             offsets=mapped("offsets"),
             label_counts=mapped("label_counts"),
             category_codes=mapped("category_codes") if categories is not None else None,
@@ -315,6 +319,19 @@ def open_shards(directory: Path) -> ShardContents:
         key_values=meta["key_values"],
         meta=meta,
     )
+
+
+def read_dropped(directory: Path) -> dict[str, dict[str, int]]:
+    """Read what was left out of each client.
+
+    Args:
+        directory: as written by `write_shards`.
+
+    Returns:
+        Client -> reason -> records.
+    """
+    dropped: dict[str, dict[str, int]] = json.loads((directory / _DROPPED).read_text(encoding="utf-8"))
+    return dropped
 
 
 def reorder(arrays: ExampleArrays, order: NDArray[np.int64]) -> ExampleArrays:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,8 @@ def locate(source: str | list[str], key: str = "data.source") -> list[Location]:
     if not sources:
         raise UserError(f"{key}: the list is empty")
     locations = [location for one in sources for location in _locate_one(one, key)]
-    for location in locations:
-        if locations.count(location) > 1:
+    for location, times in Counter(locations).items():
+        if times > 1:
             raise UserError(f"{key}: {location.name} is named twice, so its records would count double")
     return locations
 

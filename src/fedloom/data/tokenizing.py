@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,11 +94,11 @@ class SegmentTokenizer:
         return [list(ids) for ids in encoded["input_ids"]]
 
 
-def tokenize(examples: Sequence[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Tokenized:
+def tokenize(examples: Iterable[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Tokenized:
     """Tokenise examples, cut them to length and drop those that would train nothing.
 
     Args:
-        examples: the segments of each example.
+        examples: the segments of each example; taken batch by batch.
         tokenizer: of the base model.
         max_tokens: longest example; what goes beyond is cut off at the end.
 
@@ -108,24 +109,32 @@ def tokenize(examples: Sequence[Sequence[Segment]], tokenizer: PreTrainedTokeniz
     segment_tokenizer = SegmentTokenizer(tokenizer)
     tokens: list[NDArray[np.int64]] = []
     trained: list[NDArray[np.bool_]] = []
+    lengths: list[int] = []
     kept: list[int] = []
-    truncated = 0
-    for start in range(0, len(examples), EXAMPLES_PER_BATCH):
-        batch = examples[start : start + EXAMPLES_PER_BATCH]
+    truncated, start = 0, 0
+    waiting = iter(examples)
+    while batch := list(islice(waiting, EXAMPLES_PER_BATCH)):
+        ids_of_batch: list[int] = []
+        masks: list[NDArray[np.bool_]] = []
         for place, (segments, pieces) in enumerate(zip(batch, segment_tokenizer(batch), strict=True), start):
-            ids = np.array([token for piece in pieces for token in piece], dtype=np.int64)
+            ids = [token for piece in pieces for token in piece]
             mask = np.repeat([segment.trained for segment in segments], [len(piece) for piece in pieces])
             if not mask[1:max_tokens].any():
                 continue
             truncated += len(ids) > max_tokens
-            tokens.append(ids[:max_tokens])
-            trained.append(mask[:max_tokens])
+            ids_of_batch.extend(ids[:max_tokens])
+            masks.append(mask[:max_tokens])
+            lengths.append(len(masks[-1]))
             kept.append(place)
-    lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
+        start += len(batch)
+        if masks:
+            # One array for each batch: one for each example would outweigh its tokens.
+            tokens.append(np.array(ids_of_batch, dtype=np.int64))
+            trained.append(np.concatenate(masks))
     return Tokenized(
         tokens=np.concatenate(tokens) if tokens else np.zeros(0, dtype=np.int64),
         trained=np.concatenate(trained) if trained else np.zeros(0, dtype=np.bool_),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        offsets=np.cumsum([0, *lengths], dtype=np.int64),
         kept=np.array(kept, dtype=np.int64),
         truncated=int(truncated),
     )

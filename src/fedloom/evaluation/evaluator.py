@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.data.federated import FederatedData
 from fedloom.data.shards import ExampleSet
+from fedloom.data.splits import Split
 from fedloom.errors import UserError
-from fedloom.evaluation.scoring import Scores, score
+from fedloom.evaluation.score_summary import LISTED_CLIENTS, Result, ScoreSummary
+from fedloom.evaluation.scoring import score
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.lanes import Lanes
 from fedloom.randomness import numpy_generator
 from fedloom.recipe import Recipe
 
-Result = dict[str, Any]
 # Personal adapters scored in one pass.
 ADAPTERS_AT_ONCE = 16
 
@@ -44,10 +47,11 @@ class Evaluator:
         self.seed = recipe.seed
         exact = self.config.exact_match
         self.exact_match = data.checkable if exact == "auto" else exact
+        self.data = data
         split = self.config.split
-        self.own = {client: self._capped(data.examples(client, split), client) for client in data.clients}
-        self.own = {client: examples for client, examples in self.own.items() if len(examples)}
-        self.unseen = {client: self._capped(data.examples(client, "test"), client) for client in data.unseen}
+        # Rows, eight bytes a client: its name and its examples are looked up when it is its turn.
+        self.own = self._drawn(data.holders(split), "evaluation_clients")
+        self.unseen = self._drawn(data.holders("test", unseen=True), "evaluation_unseen_clients")
         held_out = data.global_examples(split)
         self.held_out = None if held_out is None else self._capped(held_out, "")
 
@@ -58,15 +62,18 @@ class Evaluator:
             adapter: fp32 tensors under PEFT's names.
 
         Returns:
-            loss, accuracy (where answers are checkable), and the blocks own, global, unseen, clients, categories.
+            loss, accuracy (where answers are checkable), and the blocks own, global, unseen, clients, categories; above
+            `LISTED_CLIENTS` clients, quantiles within own take the place of clients.
         """
-        sets = [*self.own.values(), *self.unseen.values()]
-        if self.held_out is not None:
-            sets.append(self.held_out)
-        scores = score(self.model, self.lora, self.lanes, [adapter], [(0, examples) for examples in sets])
-        own = dict(zip(self.own, scores, strict=False))
-        unseen = dict(zip(self.unseen, scores[len(own) :], strict=False))
-        held_out = [] if self.held_out is None else [scores[-1]]
+        own, unseen, held_out = self._summary(), self._summary(), self._summary(same_examples=True)
+
+        def tests() -> Iterator[tuple[ScoreSummary, ExampleSet]]:
+            yield from ((own, self._examples(row, self.config.split)) for row in self.own)
+            yield from ((unseen, self._examples(row, "test")) for row in self.unseen)
+            if self.held_out is not None:
+                yield held_out, self.held_out
+
+        self._score([adapter], ((0, *test) for test in tests()))
         return self._result(own, unseen, held_out)
 
     def personal(self, adapter_of: Callable[[str], Mapping[str, Tensor]]) -> Result:
@@ -78,52 +85,62 @@ class Evaluator:
         Returns:
             As `shared`; unseen clients have no adapter of their own and do not appear.
         """
-        own: dict[str, Scores] = {}
-        held_out: list[Scores] = []
-        clients = list(self.own)
-        for first in range(0, len(clients), ADAPTERS_AT_ONCE):
-            some = clients[first : first + ADAPTERS_AT_ONCE]
-            adapters = [adapter_of(client) for client in some]
-            jobs: list[tuple[int, ExampleSet]] = []
-            for group, client in enumerate(some):
-                jobs.append((group, self.own[client]))
+        own, held_out = self._summary(), self._summary(same_examples=True)
+        # Without tests of their own, clients are compared on the global one.
+        rows = self.own if len(self.own) else self._drawn(self.data.holders("train"), "evaluation_clients")
+        for first in range(0, len(rows), ADAPTERS_AT_ONCE):
+            some = rows[first : first + ADAPTERS_AT_ONCE]
+            tests: list[tuple[int, ScoreSummary, ExampleSet]] = []
+            for group, row in enumerate(some):
+                if len(self.own):
+                    tests.append((group, own, self._examples(row, self.config.split)))
                 if self.held_out is not None:
-                    jobs.append((group, self.held_out))
-            scores = score(self.model, self.lora, self.lanes, adapters, jobs)
-            stride = 1 if self.held_out is None else 2
-            own.update(zip(some, scores[::stride], strict=True))
-            if self.held_out is not None:
-                held_out.extend(scores[1::2])
-        return self._result(own, {}, held_out)
+                    tests.append((group, held_out, self.held_out))
+            self._score([adapter_of(self.data.client_at(row)) for row in some], tests)
+        return self._result(own, self._summary(), held_out)
 
-    def _result(self, own: Mapping[str, Scores], unseen: Mapping[str, Scores], held_out: Sequence[Scores]) -> Result:
-        result: Result = {}
-        if own:
-            result["own"] = self._mean(list(own.values()))
-        if unseen:
-            result["unseen"] = self._mean(list(unseen.values()))
-        if held_out:
-            result["global"] = self._mean(held_out)
-            result["global"]["examples"] = len(held_out[0].labels)
+    def _score(
+        self, adapters: Sequence[Mapping[str, Tensor]], tests: Iterable[tuple[int, ScoreSummary, ExampleSet]]
+    ) -> None:
+        """Score sets, each under one of the adapters, and fold the scores into the summary each belongs to."""
+        summaries: deque[ScoreSummary] = deque()
+
+        def jobs() -> Iterator[tuple[int, ExampleSet]]:
+            for group, summary, examples in tests:
+                summaries.append(summary)
+                yield group, examples
+
+        for scores in score(self.model, self.lora, self.lanes, adapters, jobs()):
+            summaries.popleft().add(scores)
+
+    def _summary(self, same_examples: bool = False) -> ScoreSummary:
+        return ScoreSummary(self.exact_match, same_examples)
+
+    def _result(self, own: ScoreSummary, unseen: ScoreSummary, held_out: ScoreSummary) -> Result:
+        blocks = {"own": own, "unseen": unseen, "global": held_out}
+        result: Result = {name: summary.mean() for name, summary in blocks.items() if len(summary)}
         main = result["global"] if held_out else result["own"]
         result = {key: main[key] for key in ("loss", "accuracy") if key in main} | result
-        result["clients"] = {client: self._single(scores) for client, scores in own.items()}
+        if len(own) > LISTED_CLIENTS:
+            result["own"]["quantiles"] = own.quantiles()
+        else:
+            names = map(self.data.client_at, self.own)
+            result["clients"] = {client: own.single(place) for place, client in enumerate(names)}
         categories = None if self.held_out is None else self.held_out.categories
         if self.exact_match and held_out and categories is not None:
-            result["categories"] = _by_category(held_out, categories)
+            result["categories"] = held_out.by_category(categories)
         return result
 
-    def _single(self, scores: Scores) -> Result:
-        block: Result = {"loss": scores.loss}
-        if self.exact_match:
-            block["accuracy"] = scores.accuracy
-        return block | {"examples": len(scores.labels)}
+    def _drawn(self, rows: NDArray[np.int64], purpose: str) -> NDArray[np.int64]:
+        limit = self.config.max_clients
+        if limit is None or len(rows) <= limit:
+            return rows
+        # The same clients in every evaluation of every arm, or results could not be compared.
+        chosen = numpy_generator(self.seed, purpose).choice(len(rows), limit, replace=False)
+        return rows[np.sort(chosen)]
 
-    def _mean(self, scores: Sequence[Scores]) -> Result:
-        block: Result = {"loss": float(np.mean([s.loss for s in scores]))}
-        if self.exact_match:
-            block["accuracy"] = float(np.mean([s.accuracy for s in scores]))
-        return block | {"examples": int(sum(len(s.labels) for s in scores))}
+    def _examples(self, row: int, split: Split) -> ExampleSet:
+        return self._capped(self.data.examples_at(row, split), self.data.client_at(row))
 
     def _capped(self, examples: ExampleSet, client: str) -> ExampleSet:
         limit = self.config.max_examples
@@ -143,17 +160,8 @@ def check_examples(data: FederatedData, split: Literal["validation", "test"]) ->
     Raises:
         UserError: where there is nothing.
     """
-    if data.global_examples(split) is None and not any(len(data.examples(c, split)) for c in data.clients):
+    if data.global_examples(split) is None and not len(data.holders(split)):
         raise UserError(
             f"evaluation.split: no client has {split} examples and there is no data.global_test",
             hint=f"raise data.split.{split}",
         )
-
-
-def _by_category(scores: Sequence[Scores], categories: Sequence[str]) -> Result:
-    correct = np.mean([s.correct for s in scores], axis=0)
-    names = np.asarray(categories)
-    return {
-        str(name): {"accuracy": float(correct[names == name].mean()), "examples": int((names == name).sum())}
-        for name in sorted(set(categories))
-    }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -45,8 +46,23 @@ class Scores:
         return float(self.correct.mean())
 
 
-# Of a pass: the job and the example's place in it.
-Place = tuple[int, int]
+@dataclass(frozen=True)
+class _Place:
+    """Where an example of a pass comes from, and where its scores go."""
+
+    adapter: int
+    examples: ExampleSet
+    index: int
+    scores: Scores
+
+
+@dataclass
+class _Pass:
+    """Examples scored together, and the jobs that are complete once they are."""
+
+    places: list[_Place] = field(default_factory=list)
+    completes: list[Scores] = field(default_factory=list)
+    tokens: int = 0
 
 
 def score(
@@ -54,48 +70,51 @@ def score(
     lora: GroupedLora,
     lanes: Lanes,
     adapters: Sequence[Mapping[str, Tensor]],
-    jobs: Sequence[tuple[int, ExampleSet]],
-) -> list[Scores]:
-    """Score example sets, each under one of several adapters.
+    jobs: Iterable[tuple[int, ExampleSet]],
+) -> Iterator[Scores]:
+    """Score example sets, each under one of several adapters; only those of the passes at work are in memory.
 
     Args:
         model: the frozen base.
         lora: its grouped adapters.
         lanes: in which passes run side by side.
         adapters: fp32 tensors under PEFT's names.
-        jobs: (index of the adapter, examples) pairs, sorted by adapter.
+        jobs: (index of the adapter, examples) pairs, sorted by adapter, none without examples; taken when a pass has
+            room for them.
 
-    Returns:
-        One `Scores` for each job.
+    Yields:
+        One `Scores` for each job, in order.
     """
-    results = [
-        Scores(np.zeros(len(s)), np.zeros(len(s), dtype=np.int64), np.zeros(len(s), dtype=bool)) for _, s in jobs
-    ]
     passes = _passes(jobs)
+    # Whether there is a single pass decides about threads (see Lanes): the second is formed before the first runs.
+    first = list(islice(passes, 2))
 
-    def score_places(places: Sequence[Place]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return _score_pass(model, lora, adapters, jobs, places)
+    def score_pass(one: _Pass) -> _Pass:
+        losses, labels, correct = _score_pass(model, lora, adapters, one.places)
+        for number, place in enumerate(one.places):
+            place.scores.losses[place.index] = losses[number]
+            place.scores.labels[place.index] = labels[number]
+            place.scores.correct[place.index] = correct[number]
+        return one
 
-    scored = lanes.map(score_places, passes, alone=len(passes) == 1)
-    for places, (losses, labels, correct) in zip(passes, scored, strict=True):
-        for place, (job, index) in enumerate(places):
-            results[job].losses[index] = losses[place]
-            results[job].labels[index] = labels[place]
-            results[job].correct[index] = correct[place]
-    return results
+    for scored in lanes.map(score_pass, chain(first, passes), alone=len(first) == 1):
+        yield from scored.completes
 
 
-def _passes(jobs: Sequence[tuple[int, ExampleSet]]) -> list[list[Place]]:
-    passes: list[list[Place]] = []
-    tokens = TOKENS_PER_PASS
-    for job, (_, examples) in enumerate(jobs):
+def _passes(jobs: Iterable[tuple[int, ExampleSet]]) -> Iterator[_Pass]:
+    filling = _Pass()
+    for adapter, examples in jobs:
+        size = len(examples)
+        scores = Scores(np.zeros(size), np.zeros(size, dtype=np.int64), np.zeros(size, dtype=bool))
         for index, length in enumerate(examples.lengths.tolist()):
-            if tokens + length > TOKENS_PER_PASS:
-                passes.append([])
-                tokens = 0
-            passes[-1].append((job, index))
-            tokens += length
-    return passes
+            if filling.places and filling.tokens + length > TOKENS_PER_PASS:
+                yield filling
+                filling = _Pass()
+            filling.places.append(_Place(adapter, examples, index, scores))
+            filling.tokens += length
+        filling.completes.append(scores)
+    if filling.places:
+        yield filling
 
 
 @torch.no_grad()
@@ -103,14 +122,13 @@ def _score_pass(
     model: PreTrainedModel,
     lora: GroupedLora,
     adapters: Sequence[Mapping[str, Tensor]],
-    jobs: Sequence[tuple[int, ExampleSet]],
-    places: Sequence[Place],
+    places: Sequence[_Place],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Loss sum, number of labels, and whether all are right, of each example of a pass."""
     groups: dict[int, list[Example]] = {}
-    for job, index in places:
-        adapter, examples = jobs[job]
-        groups.setdefault(adapter, []).append(Example(examples.tokens(index), examples.trained(index)))
+    for place in places:
+        example = Example(place.examples.tokens(place.index), place.examples.trained(place.index))
+        groups.setdefault(place.adapter, []).append(example)
     lora.load([adapters[adapter] for adapter in groups], trainable=False)
     batch = pack(list(groups.values()), lora.device)
     label_losses, label_correct = score_labels(model, lora, batch)

@@ -8,7 +8,7 @@ A client's result is the same in any lane.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -30,10 +30,11 @@ class Lanes:
         self.threads = threads
         self.count = threads if device.type == "cpu" else 1
 
-    def map(self, function: Callable[[Item], Result], items: Sequence[Item], alone: bool = False) -> Iterator[Result]:
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item], alone: bool = False) -> Iterator[Result]:
         """Yield `function(item)` for every item, in the order of the items.
 
-        Every lane works on one item and one more is waiting, so memory does not grow with the number of items.
+        Every lane works on one item and one more is waiting, and no further item is asked for, so memory does not grow
+        with the number of items.
 
         Args:
             function: works on the model; must load its adapters itself, as what is loaded belongs to a thread.
@@ -48,11 +49,12 @@ class Lanes:
             torch.set_num_threads(self.threads)
             yield from map(function, items)
             return
-        waiting = deque(items)
         running: deque[Future[Result]] = deque()
         # A failing lane, or a caller that stops listening, leaves through here: what was begun is waited for.
         with ThreadPoolExecutor(self.count, "lane", torch.set_num_threads, (1,)) as pool:
-            while waiting or running:
-                while waiting and len(running) <= self.count:
-                    running.append(pool.submit(function, waiting.popleft()))
+            for item in items:
+                running.append(pool.submit(function, item))
+                if len(running) > self.count:
+                    yield running.popleft().result()
+            while running:
                 yield running.popleft().result()

@@ -264,6 +264,11 @@ class EvaluationConfig(Config):
     max_examples: PositiveInt | None = Field(
         None, description="At most so many examples of each client's split and of the global test."
     )
+    max_clients: PositiveInt | None = Field(
+        None,
+        description="Test at most so many clients, and so many unseen ones, always the same; default: all. "
+        "Results name every client up to 1000 of them; beyond that they are quantiles.",
+    )
 
 
 class BaselineConfig(Config):

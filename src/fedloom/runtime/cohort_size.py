@@ -47,6 +47,18 @@ class CohortSizer:
             self.token_bytes = BACKWARD_FACTOR * bytes_per_token(model, lora)
             self.longest_pass = CPU_TOKENS if lora.device.type == "cpu" else math.inf
 
+    def bytes_at_work(self, clients: int, tokens: int) -> float:
+        """The memory that clients of a pass take while they train.
+
+        Args:
+            clients: in the pass.
+            tokens: in the pass.
+
+        Returns:
+            Bytes, beside those of the base model; for a `cohort: auto`, which measures them.
+        """
+        return tokens * self.token_bytes + clients * self.adapter_bytes
+
     def cohorts(self, tokens: Sequence[int]) -> list[range]:
         """Cut a round's clients, in their order, into cohorts.
 
@@ -65,9 +77,8 @@ class CohortSizer:
         length = tokens[0]
         for place in range(1, len(tokens)):
             members, length = place - cohorts[-1].start + 1, length + tokens[place]
-            memory = length * self.token_bytes + members * self.adapter_bytes
             # A cohort ends where it comes nearest to the target.
-            if length - tokens[place] / 2 > target or memory > self.budget:
+            if length - tokens[place] / 2 > target or self.bytes_at_work(members, length) > self.budget:
                 cohorts.append(range(place, place + 1))
                 length = tokens[place]
             else:

@@ -27,7 +27,7 @@ ADAPTER, MOMENTS = "adapter/", "optimizer/"
 
 @dataclass(frozen=True)
 class _Task:
-    """A client's round before its adapter is fetched: cheap to hold for every client of the plan."""
+    """A client's round before its adapter is fetched."""
 
     client: str
     examples: ExampleSet
@@ -67,15 +67,15 @@ class InProcessRuntime:
     def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor]) -> Iterator[Update]:
         """Train the plan's clients, cohort by cohort; see `Runtime`."""
         adapter_bytes = len(encode(broadcast))
-        tasks = [self._task(plan, client) for client in plan.clients]
-        cohorts = [[tasks[place] for place in cohort] for cohort in self.sizer.cohorts([task.tokens for task in tasks])]
+        # Of everybody only lengths are kept, as the local baseline plans the whole population; tasks are made anew.
+        cohorts = self.sizer.cohorts([self._task(plan, client).tokens for client in plan.clients])
 
-        def train_tasks(cohort: Sequence[_Task]) -> list[ClientResult]:
-            return self._train(plan, [self._work(plan, task, broadcast) for task in cohort])
+        def train_members(cohort: range) -> list[tuple[_Task, ClientResult]]:
+            tasks = [self._task(plan, plan.clients[place]) for place in cohort]
+            return list(zip(tasks, self._train(plan, [self._work(plan, t, broadcast) for t in tasks]), strict=True))
 
-        trained = self.lanes.map(train_tasks, cohorts, alone=len(tasks) == 1)
-        for cohort, results in zip(cohorts, trained, strict=True):
-            for task, result in zip(cohort, results, strict=True):
+        for trained in self.lanes.map(train_members, cohorts, alone=len(plan.clients) == 1):
+            for task, result in trained:
                 if plan.personal:
                     self._keep(plan, result)
                 yield _update(task, result, broadcast, adapter_bytes)

@@ -17,6 +17,12 @@ def usable_threads(threads: int | None) -> int:
     return threads or len(os.sched_getaffinity(0))
 
 
+def return_freed_memory() -> None:
+    """Hand back to the system what is free now: preparing data needs gigabytes that training never asks for again."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def keep_freed_memory() -> None:
     """Keep freed memory at hand instead of returning it to the system after every step.
 
