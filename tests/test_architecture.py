@@ -14,6 +14,8 @@ LONGEST_LOOP = 250
 LEVELS = [
     {"errors", "randomness", "__init__"},
     {"recipe"},
+    {"places"},
+    {"launch"},
     {"wire"},
     {"data", "model"},
     {"aggregation", "evaluation", "report", "training"},
@@ -21,9 +23,10 @@ LEVELS = [
     {"run_directory", "checkpoint"},
     {"session"},
     {"arms"},
+    {"shared_work"},
     {"federation"},
     {"runs", "inspection", "doctor"},
-    {"cli"},
+    {"cli", "rank"},
     {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
