@@ -91,6 +91,13 @@ def test_rooms_of_pure_functions_know_no_models():
             assert not forbidden, f"{module} imports {forbidden}"
 
 
+def test_only_who_is_given_a_group_imports_torch_distributed():
+    group = "fedloom.runtime.process_group"
+    for module, path in MODULES.items():
+        assert group not in imports(module, at_load_only=True), module
+        assert ("torch.distributed as dist" in path.read_text()) == (module == group), module
+
+
 @pytest.mark.parametrize("folder", ["src", "tests", "tools", "benchmarks"])
 def test_files_are_short(folder):
     for path in (ROOT / folder).rglob("*.py"):
