@@ -28,6 +28,7 @@ check: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/cohort_exactness.py
+	$(BIN)/python benchmarks/distributed.py
 	$(BIN)/python benchmarks/tune_quickstart.py
 
 clean:
