@@ -53,8 +53,7 @@ class _Child:
         return values
 
     def end(self) -> None:
-        """See to it that the process is gone."""
-        self.process.terminate()
+        """See to it that the process is gone; it was asked to end."""
         try:
             self.process.wait(ENDING_SECONDS)
         except subprocess.TimeoutExpired:
@@ -94,6 +93,8 @@ def launch(recipe: Recipe, out: str | Path, resume: bool, seeds: int, show: bool
                 children.append(_Child(Place(rank, size, rank, size, meeting_point), task, environment))
             _watch(children)
         finally:
+            for child in children:
+                child.process.terminate()
             for child in children:
                 child.end()
             if show and sys.stdout.isatty():
