@@ -37,6 +37,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/cohort.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/cohort_exactness.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/scale.py $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/distributed.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/vs_trl.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/tune_quickstart.py $(BENCH_OPTIONS)
 

@@ -14,6 +14,8 @@ LONGEST_LOOP = 250
 LEVELS = [
     {"errors", "randomness", "__init__"},
     {"recipe"},
+    {"places"},
+    {"launch"},
     {"wire"},
     {"data", "model"},
     {"aggregation", "evaluation", "report", "training"},
@@ -21,9 +23,10 @@ LEVELS = [
     {"run_directory", "checkpoint"},
     {"session"},
     {"arms"},
+    {"shared_work"},
     {"federation"},
     {"runs", "inspection", "doctor"},
-    {"cli"},
+    {"cli", "rank"},
     {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -86,6 +89,13 @@ def test_rooms_of_pure_functions_know_no_models():
         if room_of(module) in {"aggregation", "wire"}:
             forbidden = {name.split(".")[0] for name in imports(module)} & {"transformers", "peft", "datasets"}
             assert not forbidden, f"{module} imports {forbidden}"
+
+
+def test_only_who_is_given_a_group_imports_torch_distributed():
+    group = "fedloom.runtime.process_group"
+    for module, path in MODULES.items():
+        assert group not in imports(module, at_load_only=True), module
+        assert ("torch.distributed as dist" in path.read_text()) == (module == group), module
 
 
 @pytest.mark.parametrize("folder", ["src", "tests", "tools", "benchmarks"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -11,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fedloom.errors import UserError
+from fedloom.errors import ProcessLost, UserError, disk_error
 
 app = typer.Typer(
     help="Fine-tune language models across data owners who cannot pool their data.",
@@ -35,15 +34,26 @@ def run(
     overrides: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     seeds: Annotated[int, typer.Option(help="Repeat with so many seeds and report means.")] = 1,
+    processes: Annotated[
+        int | None, typer.Option(help="Share the work between so many processes: runtime.kind=distributed.")
+    ] = None,
 ) -> None:
     """Carry out a recipe."""
+    from fedloom.launch import launch
+    from fedloom.places import place_under_torchrun, with_processes
     from fedloom.recipe import load_recipe
 
-    # A mistake in the recipe is told at once, not after the seconds that importing torch takes.
-    load_recipe(recipe, overrides or [])
+    overrides = with_processes(overrides or [], processes)
+    if place_under_torchrun() is None:
+        # A mistake in the recipe is told at once, not after the seconds that importing torch takes.
+        checked = load_recipe(recipe, overrides)
+        if checked.runtime.kind == "distributed":
+            # This process only watches the others and needs no torch.
+            launch(checked, out, resume, seeds, show=True)
+            return
     from fedloom.runs import run as run_recipe
 
-    run_recipe(recipe, out, overrides or [], resume=resume, seeds=seeds, show=True)
+    run_recipe(recipe, out, overrides, resume=resume, seeds=seeds, show=True)
 
 
 @app.command()
@@ -122,17 +132,22 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(error.message, error.hint)
+    except ProcessLost as error:
+        _fail(error.message, error.hint, code=1)
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM}:
+        told = disk_error(error)
+        if told is None:
             raise
-        _fail(f"{error.filename or 'disk'}: {error.strerror}", "a run can go on with --resume")
+        _fail(told.message, told.hint)
     except KeyboardInterrupt:
         typer.echo("stopped; go on with --resume", err=True)
         sys.exit(130)
 
 
-def _fail(message: str, hint: str | None) -> None:
-    typer.echo(f"error: {message}", err=True)
-    if hint:
-        typer.echo(f"hint: {hint}", err=True)
-    sys.exit(2)
+def _fail(message: str, hint: str | None, code: int = 2) -> None:
+    # Of torchrun's processes, the first one speaks.
+    if os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ:
+        typer.echo(f"error: {message}", err=True)
+        if hint:
+            typer.echo(f"hint: {hint}", err=True)
+    sys.exit(code)

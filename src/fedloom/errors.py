@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 MAX_SHOWN = 20
+DISK_ERRORS = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM}
 
 
 class UserError(ValueError):
@@ -20,6 +22,34 @@ class UserError(ValueError):
         super().__init__(message if hint is None else f"{message} ({hint})")
         self.message = message
         self.hint = hint
+
+
+class ProcessLost(RuntimeError):
+    """A process of a distributed run is gone, and the run has ended with it; told in one line.
+
+    Args:
+        message: which, and how it went.
+        hint: what to do about it.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def disk_error(error: OSError) -> UserError | None:
+    """What a full or forbidden disk is told as.
+
+    Args:
+        error: from writing or reading a file.
+
+    Returns:
+        One line, or None where the error is of another kind.
+    """
+    if error.errno not in DISK_ERRORS:
+        return None
+    return UserError(f"{error.filename or 'disk'}: {error.strerror}", hint="a run can go on with --resume")
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:

@@ -7,35 +7,39 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedloom.arms import Arm, build_arms
+from fedloom.arms import Arm
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
 from fedloom.errors import UserError
 from fedloom.model.peft_format import export_adapter
 from fedloom.report.events import EventLog
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDirectory, write_json
 from fedloom.runtime.tally import Tally
-from fedloom.session import Session, describe_session, open_session
+from fedloom.session import Session, describe_session
+from fedloom.shared_work import open_run
+
+if TYPE_CHECKING:
+    from fedloom.runtime.process_group import ProcessGroup
 
 Listener = Callable[[dict[str, Any]], None]
 # Given the rounds of every arm, something that listens to events while it is open.
 Observer = Callable[[dict[str, int]], AbstractContextManager[Listener]]
 
 
-def train(directory: RunDirectory, observer: Observer) -> dict[str, Any]:
+def train(directory: RunDirectory, observer: Observer, group: ProcessGroup | None = None) -> dict[str, Any]:
     """Carry a run to its end, from the beginning or from its newest checkpoint.
 
     Args:
         directory: the open run directory.
         observer: is told of every event.
+        group: the processes that share the work, this one leading, where there are several.
 
     Returns:
         The run's metrics, as written to `metrics.json`.
     """
     began = time.perf_counter()
-    session = open_session(directory.recipe, directory.path)
-    arms = build_arms(session)
+    session, arms = open_run(directory.recipe, directory.path, group)
     data_seconds = time.perf_counter() - began
     log = EventLog(directory.path / EVENTS)
     with observer({arm.name: arm.rounds for arm in arms}) as listener:
@@ -96,7 +100,7 @@ def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> 
     state.algorithm = first.algorithm.init(state.adapter)
     state.totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0}
     began = time.perf_counter()
-    result = session.evaluator.shared(state.adapter)
+    result = first.evaluate(state.adapter, 0)
     _record_result(log, state, "base", result, time.perf_counter() - began)
     return state
 

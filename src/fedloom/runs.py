@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from fedloom.errors import UserError
 from fedloom.federation import Listener, Observer, train
+from fedloom.launch import launch
+from fedloom.places import Place, load_under_torchrun, place_under_torchrun
 from fedloom.recipe import Recipe, load_recipe
-from fedloom.report.html import write_report
+from fedloom.report.html import REPORT, write_report
 from fedloom.report.progress import Progress, closing_table
 from fedloom.report.results import average_results
 from fedloom.report.trackers import open_tracker
 from fedloom.run_directory import ADAPTER, METRICS, RunDirectory, write_json
+from fedloom.shared_work import follow
+
+if TYPE_CHECKING:
+    from fedloom.runtime.process_group import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -62,42 +69,90 @@ def run(
     Raises:
         UserError: for any mistake in the recipe, the data or the folder.
     """
-    checked = load_recipe(recipe, overrides)
-    folder = Path(out)
+    place, folder = place_under_torchrun(), Path(out)
+    if place is not None:
+        take_part(place, lambda: load_under_torchrun(recipe, overrides, place), folder, resume, seeds, show)
+    else:
+        checked = load_recipe(recipe, overrides)
+        if checked.runtime.kind == "distributed":
+            launch(checked, folder, resume, seeds, show)
+        else:
+            _carry_out(checked, folder, resume, seeds, show)
+    return _result(folder)
+
+
+def take_part(
+    place: Place, recipe: Callable[[], Recipe], out: str | Path, resume: bool, seeds: int, show: bool
+) -> None:
+    """Be one of the processes of a distributed run, to its end.
+
+    Args:
+        place: which one; the first decides, and only it looks at the other arguments.
+        recipe: reads the recipe.
+        out: see `run`.
+        resume: see `run`.
+        seeds: see `run`.
+        show: see `run`.
+
+    Raises:
+        UserError: in the first process, for any mistake that any of them found.
+        ProcessLost: where another process died.
+    """
+    # Not at the top: a run in one process has nothing to do with torch.distributed.
+    from fedloom.runtime.process_group import ProcessGroup
+
+    # The first process looks at the recipe before it waits for the others.
+    checked = recipe() if place.rank == 0 else None
+    with ProcessGroup(place) as group:
+        if checked is None:
+            follow(group)
+        else:
+            _carry_out(checked, Path(out), resume, seeds, show, group)
+
+
+def _carry_out(
+    recipe: Recipe, folder: Path, resume: bool, seeds: int, show: bool, group: ProcessGroup | None = None
+) -> None:
     if seeds < 1:
         raise UserError(f"--seeds: {seeds} is not a positive number")
     console = Console() if show else Console(quiet=True)
     if seeds == 1:
-        metrics = _single(checked, folder, resume, console)
-        adapter = folder / ADAPTER
+        metrics = _single(recipe, folder, resume, console, group)
     else:
-        metrics = _several(checked, folder, resume, seeds, console)
-        adapter = folder / f"seed-{checked.seed}" / ADAPTER
-    report = write_report(folder)
+        metrics = _several(recipe, folder, resume, seeds, console, group)
+    write_report(folder)
     if show:
         console.print(closing_table(metrics))
-        console.print(f"adapter  {adapter}\nreport   {report}")
-    return RunResult(folder, adapter, report, metrics)
+        result = _result(folder)
+        console.print(f"adapter  {result.adapter}\nreport   {result.report}")
 
 
-def _single(recipe: Recipe, folder: Path, resume: bool, console: Console) -> dict[str, Any]:
+def _result(folder: Path) -> RunResult:
+    metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    adapter = folder / f"seed-{metrics['seeds'][0]}" / ADAPTER if "seeds" in metrics else folder / ADAPTER
+    return RunResult(folder, adapter, folder / REPORT, metrics)
+
+
+def _single(recipe: Recipe, folder: Path, resume: bool, console: Console, group: ProcessGroup | None) -> dict[str, Any]:
     with RunDirectory(folder, recipe, resume) as directory, ExitStack() as trackers:
         listeners: list[Listener] = []
         for name in recipe.trackers:
             tracker = open_tracker(name, folder, recipe.name)
             trackers.callback(tracker.close)
             listeners.append(tracker)
-        return train(directory, _observer(listeners, console))
+        return train(directory, _observer(listeners, console), group)
 
 
-def _several(recipe: Recipe, folder: Path, resume: bool, seeds: int, console: Console) -> dict[str, Any]:
+def _several(
+    recipe: Recipe, folder: Path, resume: bool, seeds: int, console: Console, group: ProcessGroup | None
+) -> dict[str, Any]:
     if not resume and folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"--out: {folder} is not empty", hint="go on with --resume, or give a new folder")
     recipes = [recipe.model_copy(update={"seed": recipe.seed + offset}) for offset in range(seeds)]
     results = []
     for seeded in recipes:
         console.print(f"[bold]seed {seeded.seed}[/bold]")
-        results.append(_single(seeded, folder / f"seed-{seeded.seed}", resume, console))
+        results.append(_single(seeded, folder / f"seed-{seeded.seed}", resume, console, group))
     metrics = _mean_metrics(recipe.name, [seeded.seed for seeded in recipes], results)
     write_json(folder / METRICS, metrics)
     return metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -20,9 +20,16 @@ from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.lanes import Lanes
 from fedloom.recipe import Recipe
 from fedloom.run_directory import CLIENTS, DATA
+from fedloom.runtime import Runtime
 from fedloom.runtime.client_store import ClientStore
+from fedloom.runtime.distributed import DistributedRuntime
 from fedloom.runtime.in_process import InProcessRuntime
 from fedloom.runtime.process import keep_freed_memory, return_freed_memory, usable_threads
+from fedloom.runtime.shared_lanes import SharedLanes
+
+if TYPE_CHECKING:
+    # A run in one process never imports it.
+    from fedloom.runtime.process_group import ProcessGroup
 
 POOLED = "pooled"
 
@@ -36,7 +43,7 @@ class Session:
     model: PreTrainedModel
     lora: GroupedLora
     store: ClientStore
-    runtime: InProcessRuntime
+    runtime: Runtime
     evaluator: Evaluator
 
 
@@ -76,6 +83,22 @@ def open_model(recipe: Recipe) -> tuple[PreTrainedModel, GroupedLora]:
     return model, lora
 
 
+def open_data(recipe: Recipe, directory: Path) -> FederatedData:
+    """Prepare a run's data and check that there is something to evaluate on.
+
+    Args:
+        recipe: the run.
+        directory: the run directory.
+
+    Returns:
+        The data.
+    """
+    data, _ = prepare_data(recipe, directory / DATA)
+    return_freed_memory()
+    check_examples(data, recipe.evaluation.split)
+    return data
+
+
 def open_session(recipe: Recipe, directory: Path) -> Session:
     """Bring together what a run works with.
 
@@ -86,27 +109,41 @@ def open_session(recipe: Recipe, directory: Path) -> Session:
     Returns:
         The session.
     """
-    data, _ = prepare_data(recipe, directory / DATA)
-    return_freed_memory()
-    check_examples(data, recipe.evaluation.split)
+    return assemble(recipe, directory, open_data(recipe, directory))
+
+
+def assemble(recipe: Recipe, directory: Path, data: FederatedData, group: ProcessGroup | None = None) -> Session:
+    """Load the base model and bring it together with the data.
+
+    Args:
+        recipe: the run; its runtime section is this process's.
+        directory: the run directory.
+        data: of the run.
+        group: the processes that share the work, where there are several.
+
+    Returns:
+        The session.
+    """
     model, lora = open_model(recipe)
     store = ClientStore(directory / CLIENTS)
-    lanes = Lanes(usable_threads(recipe.runtime.threads), lora.device)
+    threads = usable_threads(recipe.runtime.threads)
+    if group is None:
+        lanes = passes = Lanes(threads, lora.device)
+    else:
+        # What can't be shared out gets the threads of a single process: meanwhile the others are waiting.
+        part = usable_threads(recipe.runtime.threads, group.place.local_size)
+        lanes = Lanes(part, lora.device, threads_alone=threads)
+        passes = SharedLanes(lanes, lora.device, group)
+        group.device = lora.device
 
     def train_examples(client: str) -> ExampleSet:
         if client == POOLED and POOLED not in data.clients:
             return data.all_examples("train")
         return data.examples(client, "train")
 
-    return Session(
-        recipe,
-        data,
-        model,
-        lora,
-        store,
-        InProcessRuntime(model, lora, recipe, train_examples, store, lanes),
-        Evaluator(model, lora, recipe, data, lanes),
-    )
+    in_process = InProcessRuntime(model, lora, recipe, train_examples, store, lanes)
+    runtime = in_process if group is None else DistributedRuntime(in_process, group)
+    return Session(recipe, data, model, lora, store, runtime, Evaluator(model, lora, recipe, data, passes))
 
 
 def describe_session(session: Session) -> dict[str, Any]:

@@ -31,6 +31,10 @@ class Update:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     extra: Tensors = field(default_factory=dict)
 
+    def without_tensors(self) -> Update:
+        """What it reports about itself."""
+        return Update(self.client, {}, self.num_examples, self.metrics)
+
 
 class Algorithm(Protocol):
     """An aggregation rule with its server state, both plain named tensors."""
@@ -44,12 +48,12 @@ class Algorithm(Protocol):
         ...
 
     def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
-        """Fold one round's updates, each as it arrives, into the next adapter.
+        """Turn one round's updates, each as it arrives, into the next adapter.
 
         Args:
             adapter: what was sent to the clients.
             state: the server's state.
-            updates: the clients' updates.
+            updates: the clients' updates: to iterate over once, or, where sums are all it takes, to `fold`.
 
         Returns:
             The next adapter and state; the given ones are left as they are.

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from fedloom.aggregation.base import State, Tensors, Update, Weighting
+from fedloom.aggregation.folding import fold
 from fedloom.aggregation.mean import StreamingMean
 
 
@@ -26,10 +27,7 @@ class FedAvg:
 
     def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
         """One round; without updates the adapter stays; see `Algorithm`."""
-        mean = StreamingMean(adapter, self.weighting)
-        for update in updates:
-            mean.add(update)
-        delta = mean.mean()
+        delta = fold(updates, StreamingMean(adapter, self.weighting)).mean()
         if delta is None:
             return dict(adapter), state
         return {name: (value.double() + delta[name]).to(value.dtype) for name, value in adapter.items()}, state

@@ -1,4 +1,4 @@
-"""The weighted mean of updates, one update in memory at a time."""
+"""The weighted mean of updates, one update in memory at a time; see `fold`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ class StreamingMean:
         self._reference = reference
         self._weighting = weighting
         self._sums = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in reference.items()}
-        self._total = 0.0
+        self._total = torch.zeros((), dtype=torch.float64)
+
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """The weighted sums under the adapter's names, and the sum of the weights under "weights"; fp64."""
+        return {**self._sums, "weights": self._total}
 
     def add(self, update: Update) -> None:
         """Fold one update in.
@@ -40,6 +45,5 @@ class StreamingMean:
 
     def mean(self) -> dict[str, Tensor] | None:
         """The mean update, fp64, or None where no update came."""
-        if not self._total:
-            return None
-        return {name: value / self._total for name, value in self._sums.items()}
+        total = float(self._total)
+        return {name: value / total for name, value in self._sums.items()} if total else None

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from fedloom.aggregation.base import State, Tensors, Update
+from fedloom.aggregation.folding import fold
 
 
 class NoExchange:
@@ -18,6 +19,17 @@ class NoExchange:
 
     def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
         """One round of everyone alone; see `Algorithm`."""
-        for _ in updates:
-            pass
+        fold(updates, _Nothing())
         return dict(adapter), state
+
+
+class _Nothing:
+    """An accumulator that keeps nothing."""
+
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """There are none."""
+        return {}
+
+    def add(self, update: Update) -> None:
+        """Drop an update."""

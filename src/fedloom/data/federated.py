@@ -44,6 +44,9 @@ from fedloom.recipe.schema import PartitionDirichlet, Recipe
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Of a fingerprint, in the name of the folder that holds its data.
+FOLDER_LENGTH = 16
+
 
 class FederatedData:
     """Every client's tokenised examples, mapped from disk.
@@ -246,7 +249,7 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, directory: Path)
         UserError: for any mistake in the data; those that need no tokenizer come before it is used.
     """
     fingerprint = data_fingerprint(recipe, tokenizer)
-    shards = directory / fingerprint[:16]
+    shards = directory / fingerprint[:FOLDER_LENGTH]
     if not is_stored(shards):
         allocation = allocate(recipe)
         template = load_template(recipe.data.template, tokenizer)
@@ -258,6 +261,19 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, directory: Path)
     data = FederatedData(shards)
     check_numbers(recipe, len(data.clients))
     return data
+
+
+def reopen(directory: Path, fingerprint: str) -> FederatedData:
+    """Open data that was prepared before, without looking at what it was prepared from.
+
+    Args:
+        directory: as given to `prepare`.
+        fingerprint: of the data.
+
+    Returns:
+        The data, mapped from disk.
+    """
+    return FederatedData(directory / fingerprint[:FOLDER_LENGTH])
 
 
 def _tokenized(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -88,17 +89,23 @@ def score(
     passes = _passes(jobs)
     # Whether there is a single pass decides about threads (see Lanes): the second is formed before the first runs.
     first = list(islice(passes, 2))
+    taken: deque[_Pass] = deque()
 
-    def score_pass(one: _Pass) -> _Pass:
-        losses, labels, correct = _score_pass(model, lora, adapters, one.places)
+    def take() -> Iterator[list[_Place]]:
+        for one in chain(first, passes):
+            taken.append(one)
+            yield one.places
+
+    def score_places(places: list[_Place]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return _score_pass(model, lora, adapters, places)
+
+    for losses, labels, correct in lanes.map(score_places, take(), alone=len(first) == 1):
+        one = taken.popleft()
         for number, place in enumerate(one.places):
             place.scores.losses[place.index] = losses[number]
             place.scores.labels[place.index] = labels[number]
             place.scores.correct[place.index] = correct[number]
-        return one
-
-    for scored in lanes.map(score_pass, chain(first, passes), alone=len(first) == 1):
-        yield from scored.completes
+        yield from one.completes
 
 
 def _passes(jobs: Iterable[tuple[int, ExampleSet]]) -> Iterator[_Pass]:
@@ -130,7 +137,8 @@ def _score_pass(
         example = Example(place.examples.tokens(place.index), place.examples.trained(place.index))
         groups.setdefault(place.adapter, []).append(example)
     lora.load([adapters[adapter] for adapter in groups], trainable=False)
-    batch = pack(list(groups.values()), lora.device)
+    # An example's score is to be the same whichever examples share its pass.
+    batch = pack(list(groups.values()), lora.device, share_prompts=False)
     label_losses, label_correct = score_labels(model, lora, batch)
     losses, wrong = label_losses.double().cpu().numpy(), ~label_correct.cpu().numpy()
     owners = batch.label_examples.cpu().numpy()

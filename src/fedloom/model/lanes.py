@@ -24,10 +24,12 @@ class Lanes:
     Args:
         threads: CPU threads to use in all.
         device: on an accelerator there is a single lane, whose operations already fill the device.
+        threads_alone: for work that does not come in several parts; default: `threads`.
     """
 
-    def __init__(self, threads: int, device: torch.device) -> None:
+    def __init__(self, threads: int, device: torch.device, threads_alone: int | None = None) -> None:
         self.threads = threads
+        self.threads_alone = threads_alone or threads
         self.count = threads if device.type == "cpu" else 1
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item], alone: bool = False) -> Iterator[Result]:
@@ -46,7 +48,7 @@ class Lanes:
             The results.
         """
         if self.count == 1 or alone:
-            torch.set_num_threads(self.threads)
+            torch.set_num_threads(self.threads_alone if alone else self.threads)
             yield from map(function, items)
             return
         running: deque[Future[Result]] = deque()

@@ -87,12 +87,16 @@ class _Sequence:
     example: int
 
 
-def pack(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu") -> PackedBatch:
+def pack(
+    groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu", share_prompts: bool = True
+) -> PackedBatch:
     """Lay the examples of every group end to end.
 
     Args:
         groups: for each group its examples; a group may be empty.
         device: where the tensors go.
+        share_prompts: whether beginnings that a group's examples share are computed once. Not where an example's last
+            bits must not depend on the others of its group.
 
     Returns:
         The batch.
@@ -100,7 +104,7 @@ def pack(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu"
     sequences: list[_Sequence] = []
     examples = 0
     for group, members in enumerate(groups):
-        sequences.extend(_sequences(members, group, len(sequences), examples))
+        sequences.extend(_sequences(members, group, len(sequences), examples, share_prompts))
         examples += len(members)
     filler = _filler(sum(len(sequence.tokens) for sequence in sequences))
     if filler:
@@ -133,9 +137,10 @@ def pack(groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu"
     )
 
 
-def _sequences(examples: Sequence[Example], group: int, first: int, first_example: int) -> list[_Sequence]:
+def _sequences(examples: Sequence[Example], group: int, first: int, first_example: int, share: bool) -> list[_Sequence]:
     """The shared prompts of a group, then what each example has of its own; places count from `first`."""
-    prompts = shared_prompts([example.tokens for example in examples], [_usable(example) for example in examples])
+    usable = [_usable(example) if share else 0 for example in examples]
+    prompts = shared_prompts([example.tokens for example in examples], usable)
     found: list[_Sequence] = []
     prompt_of = {}
     for prompt in prompts:

@@ -132,6 +132,18 @@ def recipe_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
 
 
+def parse_recipe(text: str) -> Recipe:
+    """Read what `recipe_yaml` wrote.
+
+    Args:
+        text: YAML.
+
+    Returns:
+        The recipe.
+    """
+    return validate_recipe(_parse_yaml(text, "recipe"))
+
+
 def _with_override(values: dict[str, Any], override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     key = key.strip()

@@ -283,20 +283,36 @@ class BaselineConfig(Config):
 class RuntimeConfig(Config):
     """Where the clients of a round are trained."""
 
-    kind: Literal["in_process"] = Field("in_process", description="All clients in this process.")
+    kind: Literal["in_process", "distributed"] = Field(
+        "in_process", description="in_process: in this process; distributed: over several processes of one owner."
+    )
+    processes: PositiveInt | None = Field(
+        None, description="Number of processes of kind distributed; torchrun sets it where it starts them."
+    )
     cohort: PositiveInt | Literal["auto"] = Field(
         "auto", description="Clients trained in one pass; auto: as many as the memory budget holds."
     )
     memory_gb: float | None = Field(
-        None, gt=0, description="Memory budget in GiB for cohort: auto; default: half of what is free."
+        None, gt=0, description="Memory budget of a process in GiB for cohort: auto; default: half of what is free."
     )
-    threads: PositiveInt | None = Field(None, description="CPU threads; default: all cores.")
-    device: str = Field("auto", description="auto, cpu, or a CUDA device such as cuda:0.")
+    threads: PositiveInt | None = Field(
+        None, description="CPU threads of a process; default: all cores, shared between the processes of a machine."
+    )
+    device: str = Field(
+        "auto",
+        description="auto, cpu, or a CUDA device such as cuda:0; of kind distributed each process takes its own GPU.",
+    )
 
     @model_validator(mode="after")
     def _has_effect(self) -> RuntimeConfig:
         if self.memory_gb is not None and self.cohort != "auto":
             raise ValueError(f"memory_gb has no effect on a fixed cohort, {self.cohort}: it belongs to auto")
+        if self.processes is not None and self.kind != "distributed":
+            raise ValueError(f"processes has no effect on kind {self.kind!r}: it belongs to distributed")
+        if self.kind == "distributed" and ":" in self.device:
+            raise ValueError(
+                f"device {self.device!r} names one device, and each process of kind distributed has its own"
+            )
         return self
 
 

@@ -13,6 +13,8 @@ from fedloom.report import breakdowns, sections
 from fedloom.report.record import Record, read_record
 from fedloom.report.summary import summary_sentence
 
+REPORT = "report.html"
+
 
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` for a run, finished or still going, or for a directory of several seeds.
@@ -26,9 +28,9 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         ValueError: if this is no run directory.
     """
-    target = Path(run_dir) / "report.html"
+    target = Path(run_dir) / REPORT
     page = render(read_record(Path(run_dir)))
-    draft = target.with_name("report.html.tmp")
+    draft = target.with_name(f"{REPORT}.tmp")
     draft.write_text(page, encoding="utf-8")
     os.replace(draft, target)  # a reader never sees half a report
     return target

@@ -1,8 +1,8 @@
-"""A runtime is one method: given a plan and a broadcast adapter, yield the clients' updates."""
+"""A runtime is one method: given a plan and a broadcast adapter, bring the clients' updates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,15 +35,15 @@ class RoundPlan:
 class Runtime(Protocol):
     """Trains the clients of a plan."""
 
-    def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor]) -> Iterator[Update]:
+    def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor]) -> Iterable[Update]:
         """Train every client of the plan, starting from the broadcast adapter.
 
         Args:
             plan: the round.
             broadcast: the adapter sent to the clients.
 
-        Yields:
-            One update for each client in the plan's order; metrics hold loss, tokens, label_tokens, bytes_up and
-            bytes_down.
+        Returns:
+            One update for each client in the plan's order, to iterate over or to `fold`, once; metrics hold loss,
+            tokens, label_tokens, bytes_up and bytes_down.
         """
         ...

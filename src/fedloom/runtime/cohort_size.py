@@ -43,7 +43,7 @@ class CohortSizer:
         self.lanes = lanes
         self.adapter_bytes = ADAPTER_COPIES * 4 * lora.size
         if self.cohort == "auto":
-            self.budget = _budget(config, lora.device) / lanes
+            self.budget = memory_budget(config, lora.device) / lanes
             self.token_bytes = BACKWARD_FACTOR * bytes_per_token(model, lora)
             self.longest_pass = CPU_TOKENS if lora.device.type == "cpu" else math.inf
 
@@ -114,7 +114,16 @@ def bytes_per_token(model: PreTrainedModel, lora: GroupedLora) -> float:
     return size / length
 
 
-def _budget(config: RuntimeConfig, device: torch.device) -> float:
+def memory_budget(config: RuntimeConfig, device: torch.device) -> float:
+    """The memory that training may take.
+
+    Args:
+        config: the recipe's runtime section.
+        device: where the base is.
+
+    Returns:
+        Bytes.
+    """
     if config.memory_gb is not None:
         return config.memory_gb * GIB
     if device.type == "cuda":

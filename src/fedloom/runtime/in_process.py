@@ -66,12 +66,27 @@ class InProcessRuntime:
 
     def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor]) -> Iterator[Update]:
         """Train the plan's clients, cohort by cohort; see `Runtime`."""
+        return self.train_some(plan, plan.clients, broadcast)
+
+    def train_some(self, plan: RoundPlan, clients: Sequence[str], broadcast: Mapping[str, Tensor]) -> Iterator[Update]:
+        """Train some of a plan's clients; what becomes of a client does not depend on which others are among them.
+
+        Args:
+            plan: the round.
+            clients: of the plan, in its order.
+            broadcast: the adapter sent to the clients.
+
+        Yields:
+            One update for each of them, in their order.
+        """
+        if not clients:
+            return
         adapter_bytes = len(encode(broadcast))
         # Of everybody only lengths are kept, as the local baseline plans the whole population; tasks are made anew.
-        cohorts = self.sizer.cohorts([self._task(plan, client).tokens for client in plan.clients])
+        cohorts = self.sizer.cohorts([self._task(plan, client).tokens for client in clients])
 
         def train_members(cohort: range) -> list[tuple[_Task, ClientResult]]:
-            tasks = [self._task(plan, plan.clients[place]) for place in cohort]
+            tasks = [self._task(plan, clients[place]) for place in cohort]
             return list(zip(tasks, self._train(plan, [self._work(plan, t, broadcast) for t in tasks]), strict=True))
 
         for trained in self.lanes.map(train_members, cohorts, alone=len(plan.clients) == 1):
@@ -79,6 +94,22 @@ class InProcessRuntime:
                 if plan.personal:
                     self._keep(plan, result)
                 yield _update(task, result, broadcast, adapter_bytes)
+
+    def load_of(self, plan: RoundPlan, client: str) -> float:
+        """How much there is to train at a client, roughly: the same in every round.
+
+        Args:
+            plan: the round.
+            client: one of its clients.
+
+        Returns:
+            Tokens of a round's batches, were all examples of the client's mean length.
+        """
+        examples, local = self.train_examples(client), self.recipe.local
+        tokens = float(examples.lengths.sum())
+        if local.steps is None:
+            return tokens * (local.epochs or 1)
+        return tokens / len(examples) * local.steps * min(plan.batch_size, len(examples))
 
     def _task(self, plan: RoundPlan, client: str) -> _Task:
         examples = self.train_examples(client)

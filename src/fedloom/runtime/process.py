@@ -12,9 +12,17 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 MALLOC_SETTINGS = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 512 << 20, M_TOP_PAD: 64 << 20}
 
 
-def usable_threads(threads: int | None) -> int:
-    """The number of CPU threads a recipe's `runtime.threads` stands for; None: all cores this process may use."""
-    return threads or len(os.sched_getaffinity(0))
+def usable_threads(threads: int | None, processes: int = 1) -> int:
+    """The number of CPU threads a recipe's `runtime.threads` stands for.
+
+    Args:
+        threads: the recipe's; None: all cores this process may use.
+        processes: of this run on this machine, which share the cores.
+
+    Returns:
+        Threads of one process.
+    """
+    return threads or max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 def return_freed_memory() -> None:

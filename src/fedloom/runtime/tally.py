@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fedloom.aggregation import Update
+from fedloom.aggregation import Accumulator, Update
+from fedloom.aggregation.folding import Foldable
 
 
 @dataclass
@@ -36,25 +37,60 @@ class Tally:
         """Mean training loss, weighted by examples."""
         return self.weighted_loss / self.examples
 
-    def watch(self, updates: Iterator[Update]) -> Iterator[Update]:
+    def watch(self, updates: Iterable[Update]) -> Iterable[Update]:
         """Pass updates on, noting what they report.
 
         Args:
             updates: from a runtime.
 
-        Yields:
-            The same updates.
+        Returns:
+            The same updates, to iterate over or to fold.
         """
+        return _Watched(updates, self)
+
+    def note(self, update: Update) -> None:
+        """Add one update's numbers.
+
+        Args:
+            update: with or without its tensors.
+        """
+        self.losses[update.client] = update.metrics["loss"]
+        self.examples += update.num_examples
+        self.weighted_loss += update.num_examples * update.metrics["loss"]
+        self.tokens += update.metrics["tokens"]
+        self.bytes_up += update.metrics["bytes_up"]
+        self.bytes_down += update.metrics["bytes_down"]
+
+
+class _Watched:
+    """Updates on their way from a runtime to an algorithm."""
+
+    def __init__(self, updates: Iterable[Update], tally: Tally) -> None:
+        self._updates = updates
+        self._tally = tally
+
+    def __iter__(self) -> Iterator[Update]:
+        updates = iter(self._updates)
         while True:
             began = time.perf_counter()
             update = next(updates, None)
-            self.train_seconds += time.perf_counter() - began
+            self._tally.train_seconds += time.perf_counter() - began
             if update is None:
                 return
-            self.losses[update.client] = update.metrics["loss"]
-            self.examples += update.num_examples
-            self.weighted_loss += update.num_examples * update.metrics["loss"]
-            self.tokens += update.metrics["tokens"]
-            self.bytes_up += update.metrics["bytes_up"]
-            self.bytes_down += update.metrics["bytes_down"]
+            self._tally.note(update)
             yield update
+
+    def fold(self, into: Accumulator) -> Sequence[Update]:
+        """Fold where the updates are; see `Foldable`."""
+        reports: list[Update] = []
+        if isinstance(self._updates, Foldable):
+            began = time.perf_counter()
+            reports.extend(self._updates.fold(into))
+            self._tally.train_seconds += time.perf_counter() - began
+            for report in reports:
+                self._tally.note(report)
+        else:
+            for update in self:
+                into.add(update)
+                reports.append(update.without_tensors())
+        return reports
