@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.lanes import Lanes
 from fedloom.model.packing import Example, pack
 
-TOKENS_PER_PASS = 8192
+TOKENS_PER_PASS = 4096
 
 
 @dataclass(frozen=True)
@@ -87,19 +86,17 @@ def score(
         One `Scores` for each job, in order.
     """
     passes = _passes(jobs)
-    # Whether there is a single pass decides about threads (see Lanes): the second is formed before the first runs.
-    first = list(islice(passes, 2))
     taken: deque[_Pass] = deque()
 
     def take() -> Iterator[list[_Place]]:
-        for one in chain(first, passes):
+        for one in passes:
             taken.append(one)
             yield one.places
 
     def score_places(places: list[_Place]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return _score_pass(model, lora, adapters, places)
 
-    for losses, labels, correct in lanes.map(score_places, take(), alone=len(first) == 1):
+    for losses, labels, correct in lanes.map(score_places, take()):
         one = taken.popleft()
         for number, place in enumerate(one.places):
             place.scores.losses[place.index] = losses[number]

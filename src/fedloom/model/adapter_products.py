@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+# Products of fewer rows take another path, and round otherwise.
+FEWEST_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,18 @@ def add_adapters(
     rank = factors[0].shape[1]
     inner = rows.new_empty(len(rows), down.shape[1])
     for group, (first, last) in enumerate(pairwise(starts)):
-        if first < last:
-            within = torch.mm(rows[first:last], down[group].t(), out=inner[first:last])
-            for number, (site, up) in enumerate(zip(sites, ups, strict=True)):
-                part = within[:, number * rank : (number + 1) * rank]
-                output[first:last, site.first : site.last].addmm_(part, up[group].t())
+        if first == last:
+            continue
+        few = (0, 0, 0, max(0, FEWEST_ROWS - (last - first)))
+        within = nn.functional.pad(rows[first:last], few) @ down[group].t()
+        inner[first:last] = within[: last - first]
+        for number, (site, up) in enumerate(zip(sites, ups, strict=True)):
+            part = within[:, number * rank : (number + 1) * rank]
+            place = output[first:last, site.first : site.last]
+            if few[-1]:
+                place.copy_(nn.functional.pad(place, few).addmm_(part, up[group].t())[: last - first])
+            else:
+                place.addmm_(part, up[group].t())
     return inner, down, ups
 
 
