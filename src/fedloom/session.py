@@ -15,7 +15,8 @@ from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
 from fedloom.evaluation.evaluator import Evaluator, check_examples
 from fedloom.model.base import check_model, load_base, load_tokenizer, pick_device, quiet_libraries
-from fedloom.model.decoder_layer import use_own_layers
+from fedloom.model.decoder_layer import frozen_layers, use_own_layers
+from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.lanes import Lanes
 from fedloom.recipe import Recipe
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from fedloom.runtime.process_group import ProcessGroup
 
 POOLED = "pooled"
+GIB = 1 << 30
+PREFIX_CACHE_GB = 4.0
 
 
 @dataclass
@@ -62,16 +65,17 @@ def prepare_data(recipe: Recipe, directory: Path) -> tuple[FederatedData, Any]:
     """
     quiet_libraries()
     pick_device(recipe.runtime.device)
-    check_model(recipe.model)
+    check_model(recipe.model, recipe.runtime.prefix_cache_gb)
     tokenizer = load_tokenizer(recipe.model)
     return prepare(recipe, tokenizer, directory), tokenizer
 
 
-def open_model(recipe: Recipe) -> tuple[PreTrainedModel, GroupedLora]:
+def open_model(recipe: Recipe, scratch: Path | None = None) -> tuple[PreTrainedModel, GroupedLora]:
     """Load the base model and wrap its target layers.
 
     Args:
         recipe: the run.
+        scratch: where activations of frozen layers may be kept; default: nowhere.
 
     Returns:
         The frozen base and its adapters.
@@ -80,6 +84,11 @@ def open_model(recipe: Recipe) -> tuple[PreTrainedModel, GroupedLora]:
     model = load_base(recipe.model, pick_device(recipe.runtime.device))
     lora = GroupedLora(model, recipe.model.adapter)
     use_own_layers(model, lora)
+    frozen = frozen_layers(model, lora.layers)
+    if frozen:
+        gigabytes = PREFIX_CACHE_GB if recipe.runtime.prefix_cache_gb is None else recipe.runtime.prefix_cache_gb
+        store = ActivationStore(scratch, gigabytes * GIB) if scratch is not None and gigabytes else None
+        lora.frozen_prefix = FrozenPrefix(model, lora, frozen, store)
     return model, lora
 
 
@@ -124,7 +133,7 @@ def assemble(recipe: Recipe, directory: Path, data: FederatedData, group: Proces
     Returns:
         The session.
     """
-    model, lora = open_model(recipe)
+    model, lora = open_model(recipe, directory)
     store = ClientStore(directory / CLIENTS)
     threads = usable_threads(recipe.runtime.threads)
     if group is None:

@@ -116,6 +116,10 @@ class ExampleSet:
         """Read which tokens of one example the model learns to predict: [length] bool."""
         return np.asarray(self._arrays.trained[self._range(place)], dtype=np.bool_)
 
+    def key(self, place: int) -> int:
+        """One example's row in the shards: no other example of the run has it."""
+        return int(self._indices[place])
+
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ExampleSet:
         """Choose some of these examples.
 

@@ -131,7 +131,8 @@ def _score_pass(
     """Loss sum, number of labels, and whether all are right, of each example of a pass."""
     groups: dict[int, list[Example]] = {}
     for place in places:
-        example = Example(place.examples.tokens(place.index), place.examples.trained(place.index))
+        examples, index = place.examples, place.index
+        example = Example(examples.tokens(index), examples.trained(index), examples.key(index))
         groups.setdefault(place.adapter, []).append(example)
     lora.load([adapters[adapter] for adapter in groups], trainable=False)
     # An example's score is to be the same whichever examples share its pass.

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from fedloom.errors import UserError, nearest
 from fedloom.model.attention import IMPLEMENTATION
+from fedloom.model.decoder_layer import frozen_layers
 from fedloom.model.grouped_lora import target_layers
 from fedloom.recipe.schema import ModelConfig
 
@@ -119,21 +120,27 @@ def load_tokenizer(config: ModelConfig) -> Any:
         return AutoTokenizer.from_pretrained(base)
 
 
-def check_model(config: ModelConfig) -> None:
+def check_model(config: ModelConfig, prefix_cache_gb: float | None = None) -> None:
     """Find mistakes in the model section without reading a weight: the model is built on the meta device.
 
     Args:
         config: the recipe's model section.
+        prefix_cache_gb: the recipe's `runtime.prefix_cache_gb`.
 
     Raises:
-        UserError: an unknown architecture, or targets that the model does not have.
+        UserError: an unknown architecture, targets that the model does not have, or a cache with nothing to keep.
     """
     base = resolve_base(config.base)
     with loading(config, "config.json"):
         settings = AutoConfig.from_pretrained(base)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(settings)
-    target_layers(model, config.adapter.targets)
+    targets = target_layers(model, config.adapter)
+    if prefix_cache_gb is not None and frozen_layers(model, targets) == 0:
+        raise UserError(
+            "runtime.prefix_cache_gb has no effect: no layer of a kind known here lies below the lowest adapter",
+            hint="confine the adapters with model.adapter.layers, or leave the cache out",
+        )
 
 
 def pick_device(device: str) -> torch.device:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from fedloom.model.adapter_products import Site, adapter_gradients, add_adapters
 from fedloom.model.attention import PackedAttention
 from fedloom.model.attention_layout import AttentionLayout
-from fedloom.model.grouped_lora import GroupedLora, GroupedLoraLayer
+from fedloom.model.grouped_lora import GroupedLora, GroupedLoraLayer, layer_number
 
 # Layers of these classes compute what `DecoderLayer` computes (tests/model/test_decoder_layer.py compares them).
 FAMILY = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
@@ -220,7 +220,7 @@ class DecoderLayer:
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         packed_layout: AttentionLayout,
-        packed_labels: LabelRows,
+        packed_labels: LabelRows | None = None,
         **_: Any,
     ) -> Tensor:
         """Carry [1, tokens, size] through the layer; the contract of transformers' decoder layers.
@@ -229,7 +229,7 @@ class DecoderLayer:
             hidden_states: activations; what comes out is fp32.
             position_embeddings: cosine and sine of every token's angles, [1, tokens, head size] each.
             packed_layout: where the sequences lie.
-            packed_labels: the rows that go on to the output head.
+            packed_labels: the rows that go on to the output head; the last layer needs them.
             _: what other implementations need.
 
         Returns:
@@ -245,6 +245,7 @@ class DecoderLayer:
             rows, packed_layout, self.heads, self.key_heads, self.scale, self.window, None
         )
         if self.last:
+            assert packed_labels is not None
             x, attended = (values.index_select(0, packed_labels.positions) for values in (x, attended))
             adapters = _Adapters(self.lora.scale, packed_labels.group_starts)
         x = self._residual(x, attended, self.output, adapters)
@@ -283,6 +284,21 @@ def use_own_layers(model: PreTrainedModel, lora: GroupedLora) -> None:
         # The instance's forward hides the class's: names, weights and hooks of the model stay as they were.
         layer.forward = DecoderLayer(layer, lora, last=layer is layers[-1]).__call__
     lora.own_layers = True
+
+
+def frozen_layers(model: PreTrainedModel, targets: Sequence[str]) -> int:
+    """How many decoder layers lie below the lowest one with an adapter.
+
+    Args:
+        model: the base model (weights may be on the meta device).
+        targets: names of its adapted linear layers.
+
+    Returns:
+        Their number; 0 for models outside of the Llama family.
+    """
+    if not any(type(module).__name__ in FAMILY for module in model.modules()):
+        return 0
+    return min(layer_number(name) or 0 for name in targets)
 
 
 def _is_plain(layer: Any) -> bool:

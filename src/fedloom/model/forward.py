@@ -79,12 +79,16 @@ def _at_labels(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) ->
     # See FEWEST_ROWS: the output head, too, always multiplies a fair number of rows, and few different numbers.
     filler = (0, -len(batch.labels) % FEWEST_ROWS)
     positions, labels = (nn.functional.pad(x, filler) for x in (batch.label_positions, batch.labels))
-    arguments = _arguments(batch)
+    base, arguments = model.base_model, _arguments(batch)
+    if lora.frozen_prefix is not None:
+        base = lora.frozen_prefix.upper
+        del arguments["input_ids"]
+        arguments["inputs_embeds"] = lora.frozen_prefix.inputs(batch)
     if lora.own_layers:
         starts = (0, *batch.label_counts.cumsum(0).tolist())
-        hidden = model.base_model(**arguments, packed_labels=LabelRows(positions, starts)).last_hidden_state[0]
+        hidden = base(**arguments, packed_labels=LabelRows(positions, starts)).last_hidden_state[0]
     else:
-        hidden = model.base_model(**arguments).last_hidden_state[0].index_select(0, positions)
+        hidden = base(**arguments).last_hidden_state[0].index_select(0, positions)
     return hidden.to(model.get_output_embeddings().weight.dtype), labels
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fedloom.model.attention_layout import AttentionLayout
-from fedloom.model.grouped_lora import GroupedLora, GroupedLoraLayer
+from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.packing import Example, PackedBatch, filler_tokens
 
 
@@ -77,20 +77,20 @@ class FrozenPrefix:
     """The layers below the lowest adapted one, run apart from those above.
 
     Args:
-        model: the frozen base with its wrapped layers; `lowest_adapted_layer` says that there is something below.
+        model: the frozen base with its wrapped layers.
         lora: the adapters.
+        frozen: number of layers below the lowest adapted one, at least 1; see `decoder_layer.frozen_layers`.
         store: where activations are kept, or None: computed anew every time.
     """
 
-    def __init__(self, model: PreTrainedModel, lora: GroupedLora, store: ActivationStore | None) -> None:
+    def __init__(self, model: PreTrainedModel, lora: GroupedLora, frozen: int, store: ActivationStore | None) -> None:
         base: Any = model.base_model
-        lowest = lowest_adapted_layer(model)
-        assert lowest is not None
-        self.lora = lora
+        self.device = lora.device
+        self.dtype = torch.float32 if lora.own_layers else model.dtype
         self.store = store
         # Two models over the same weights: up to the lowest adapted layer, and from there on.
-        self.lower = _with_modules(base, layers=base.layers[:lowest], norm=nn.Identity())
-        self.upper = _with_modules(base, layers=base.layers[lowest:])
+        self.lower = _with_modules(base, layers=base.layers[:frozen], norm=nn.Identity())
+        self.upper = _with_modules(base, layers=base.layers[frozen:])
 
     def inputs(self, batch: PackedBatch) -> Tensor:
         """What the lowest adapted layer is given for every token of a batch.
@@ -124,8 +124,8 @@ class FrozenPrefix:
         values = self.store.get(example.key)
         if values is None:
             return None
-        rows = torch.from_numpy(values.copy()).view(self.lora.activation_dtype).view(len(example.tokens), -1)
-        return rows.to(self.lora.device)
+        rows = torch.from_numpy(values.copy()).view(self.dtype).view(len(example.tokens), -1)
+        return rows.to(self.device)
 
     def _compute(self, examples: Sequence[Example]) -> list[Tensor]:
         lengths = [len(example.tokens) for example in examples]
@@ -133,34 +133,14 @@ class FrozenPrefix:
         tokens = [example.tokens.astype(np.int64) for example in examples]
         if filler:
             tokens.append(np.zeros(filler, dtype=np.int64))
-        layout = AttentionLayout(np.array([len(some) for some in tokens]), device=self.lora.device)
+        layout = AttentionLayout(np.array([len(some) for some in tokens]), device=self.device)
         hidden = self.lower(
-            input_ids=torch.from_numpy(np.concatenate(tokens))[None].to(self.lora.device),
-            position_ids=torch.cat([torch.arange(len(some)) for some in tokens])[None].to(self.lora.device),
+            input_ids=torch.from_numpy(np.concatenate(tokens))[None].to(self.device),
+            position_ids=torch.cat([torch.arange(len(some)) for some in tokens])[None].to(self.device),
             packed_layout=layout,
             use_cache=False,
         ).last_hidden_state[0]
         return list(hidden[: sum(lengths)].split(lengths))
-
-
-def lowest_adapted_layer(model: PreTrainedModel) -> int | None:
-    """The number of frozen decoder layers below the lowest one with an adapter.
-
-    Args:
-        model: the base with its wrapped layers.
-
-    Returns:
-        The number, or None where there is no such layer or the model keeps its layers in a way unknown here.
-    """
-    base: Any = model.base_model
-    if not isinstance(getattr(base, "layers", None), nn.ModuleList) or not isinstance(base.norm, nn.Module):
-        return None
-    adapted = [
-        number
-        for number, layer in enumerate(base.layers)
-        if any(isinstance(module, GroupedLoraLayer) for module in layer.modules())
-    ]
-    return adapted[0] if adapted and adapted[0] > 0 else None
 
 
 def _with_modules(module: nn.Module, **replaced: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from fedloom.recipe.schema import LoraConfig
 
 # PEFT's names: everything written here loads in PEFT, TRL and vLLM.
 PREFIX = "base_model.model."
+
+if TYPE_CHECKING:
+    from fedloom.model.frozen_prefix import FrozenPrefix
 
 Adapter = dict[str, Tensor]
 
@@ -107,8 +110,11 @@ class GroupedLora:
         self.plain_head = head_is_plain(model)
         # Whether the decoder layers are computed by `decoder_layer`; see `use_own_layers`.
         self.own_layers = False
+        # What runs the layers below the lowest adapted one, where there are any; see `frozen_prefix`.
+        self.frozen_prefix: FrozenPrefix | None = None
         self.shapes: dict[str, tuple[int, int]] = {}
-        for name in target_layers(model, config.targets):
+        self.layers = target_layers(model, config)
+        for name in self.layers:
             parent = model.get_submodule(name.rpartition(".")[0])
             base = model.get_submodule(name)
             assert isinstance(base, (nn.Linear, Conv1D))
@@ -215,31 +221,53 @@ def linear_layers(model: PreTrainedModel) -> list[str]:
     ]
 
 
-def target_layers(model: PreTrainedModel, targets: Sequence[str] | str) -> list[str]:
+def target_layers(model: PreTrainedModel, config: LoraConfig) -> list[str]:
     """Resolve the recipe's targets to layer names.
 
     Args:
         model: the base model (weights may be on the meta device).
-        targets: layer names or their last parts, or "all-linear".
+        config: targets, and the decoder layers they are confined to.
 
     Returns:
         Full names, in the model's order.
 
     Raises:
-        UserError: for a target that no linear layer matches.
+        UserError: for a target that no linear layer matches, or a number that no decoder layer has.
     """
-    layers = linear_layers(model)
-    if targets == "all-linear":
-        return layers
+    layers, targets = linear_layers(model), config.targets
     known = list(dict.fromkeys(name.rpartition(".")[2] for name in layers))
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in layers):
-            close = nearest(target, known)
+    if targets != "all-linear":
+        for target in targets:
+            if not any(name == target or name.endswith(f".{target}") for name in layers):
+                close = nearest(target, known)
+                raise UserError(
+                    f"model.adapter.targets: {target!r} matches no linear layer of the model; "
+                    f"it has: {', '.join(known)}",
+                    hint=f"did you mean {close!r}?" if close else None,
+                )
+        layers = [name for name in layers if any(name == t or name.endswith(f".{t}") for t in targets)]
+    if config.layers is None:
+        return layers
+    numbers = sorted({number for name in layers if (number := layer_number(name)) is not None})
+    for wanted in config.layers:
+        if wanted not in numbers:
             raise UserError(
-                f"model.adapter.targets: {target!r} matches no linear layer of the model; it has: {', '.join(known)}",
-                hint=f"did you mean {close!r}?" if close else None,
+                f"model.adapter.layers: {wanted} is no decoder layer with a target; "
+                f"there are {', '.join(map(str, numbers)) or 'none'}"
             )
-    return [name for name in layers if any(name == t or name.endswith(f".{t}") for t in targets)]
+    return [name for name in layers if layer_number(name) in config.layers]
+
+
+def layer_number(name: str) -> int | None:
+    """The number of the decoder layer a linear layer belongs to.
+
+    Args:
+        name: its full name.
+
+    Returns:
+        Counted from 0 at the input; None outside of the decoder layers.
+    """
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
 def _sizes(layer: nn.Linear | Conv1D) -> tuple[int, int]:

@@ -27,10 +27,12 @@ class Example:
     Args:
         tokens: int64 [length].
         trained: bool [length], True where the token is to be predicted (response tokens).
+        key: tells it from all other examples of the run; None where nobody asks.
     """
 
     tokens: np.ndarray
     trained: np.ndarray
+    key: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class PackedBatch:
         label_examples: int64 [labels], the example (in the groups' order) of each label.
         label_counts: int64 [G], labels of each group.
         example_tokens: int64 [G], tokens of each group's examples, shared ones counted in every example.
+        examples: the examples, in the groups' order.
+        example_rows: int64 [tokens], each token's place among the tokens of all examples end to end (0 for filler).
     """
 
     input_ids: Tensor
@@ -63,6 +67,8 @@ class PackedBatch:
     label_examples: Tensor
     label_counts: Tensor
     example_tokens: np.ndarray
+    examples: tuple[Example, ...]
+    example_rows: Tensor
 
     @property
     def groups(self) -> int:
@@ -77,7 +83,7 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class _Sequence:
-    """A run of tokens in the packed batch: a shared prompt, or what an example has of its own."""
+    """A run of tokens: a shared prompt (as part of its first example), or what an example has of its own."""
 
     tokens: np.ndarray
     trained: np.ndarray
@@ -102,14 +108,14 @@ def pack(
         The batch.
     """
     sequences: list[_Sequence] = []
-    examples = 0
+    examples: list[Example] = []
     for group, members in enumerate(groups):
-        sequences.extend(_sequences(members, group, len(sequences), examples, share_prompts))
-        examples += len(members)
-    filler = _filler(sum(len(sequence.tokens) for sequence in sequences))
+        sequences.extend(_sequences(members, group, len(sequences), len(examples), share_prompts))
+        examples.extend(members)
+    filler = filler_tokens(sum(len(sequence.tokens) for sequence in sequences))
     if filler:
         nothing = np.zeros(filler, dtype=bool)
-        sequences.append(_Sequence(nothing.astype(np.int64), nothing, 0, -1, len(groups), examples))
+        sequences.append(_Sequence(nothing.astype(np.int64), nothing, 0, -1, len(groups), len(examples)))
     lengths = np.array([len(sequence.tokens) for sequence in sequences], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
     tokens = np.concatenate([sequence.tokens for sequence in sequences])
@@ -118,6 +124,11 @@ def pack(
     group_of, example_of = (
         np.repeat([getattr(sequence, name) for sequence in sequences], lengths) for name in ("group", "example")
     )
+    positions = np.arange(len(tokens)) + np.repeat(offsets, lengths)
+    first_rows = np.cumsum([0, *(len(example.tokens) for example in examples)])
+    example_rows = first_rows[example_of] + positions
+    if filler:
+        example_rows[-filler:] = 0
     tokens_per_group = np.bincount(group_of, minlength=len(groups))[: len(groups)]
 
     def tensor(values: np.ndarray) -> Tensor:
@@ -125,7 +136,7 @@ def pack(
 
     return PackedBatch(
         input_ids=tensor(tokens)[None],
-        position_ids=tensor(np.arange(len(tokens)) + np.repeat(offsets, lengths))[None],
+        position_ids=tensor(positions)[None],
         layout=AttentionLayout(lengths, [sequence.prompt for sequence in sequences], device),
         group_starts=(0, *(int(stop) for stop in np.cumsum(tokens_per_group))),
         label_positions=tensor(targets - 1),
@@ -134,6 +145,8 @@ def pack(
         label_examples=tensor(example_of[targets]),
         label_counts=tensor(np.bincount(group_of[targets], minlength=len(groups))),
         example_tokens=np.array([sum(len(e.tokens) for e in members) for members in groups], dtype=np.int64),
+        examples=tuple(examples),
+        example_rows=tensor(example_rows),
     )
 
 
@@ -146,7 +159,8 @@ def _sequences(examples: Sequence[Example], group: int, first: int, first_exampl
     for prompt in prompts:
         shared = examples[prompt.members[0]].tokens[: prompt.length]
         prompt_of.update(dict.fromkeys(prompt.members, (first + len(found), prompt.length)))
-        found.append(_Sequence(shared, np.zeros(prompt.length, dtype=bool), 0, -1, group, -1))
+        owner = first_example + prompt.members[0]
+        found.append(_Sequence(shared, np.zeros(prompt.length, dtype=bool), 0, -1, group, owner))
     for place, example in enumerate(examples):
         prompt_place, start = prompt_of.get(place, (-1, 0))
         trained = np.array(example.trained[start:], dtype=bool)
@@ -162,5 +176,13 @@ def _usable(example: Example) -> int:
     return int(labels[0]) if len(labels) else len(example.tokens) - 1
 
 
-def _filler(tokens: int) -> int:
+def filler_tokens(tokens: int) -> int:
+    """How many tokens fill a batch up; see FEWEST_ROWS.
+
+    Args:
+        tokens: of the batch.
+
+    Returns:
+        Number of tokens that belong to nobody.
+    """
     return -tokens % (FEWEST_ROWS * torch.get_num_threads())

@@ -31,6 +31,10 @@ class LoraConfig(Config):
         description="Names of the linear layers that get an adapter, or all-linear (all but the output head).",
     )
 
+    layers: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=1, description="Numbers of the decoder layers that get one, from 0 at the input; default: all."
+    )
+
     @field_validator("targets")
     @classmethod
     def _some_targets(cls, targets: list[str] | str) -> list[str] | str:
@@ -297,6 +301,12 @@ class RuntimeConfig(Config):
     )
     threads: PositiveInt | None = Field(
         None, description="CPU threads of a process; default: all cores, shared between the processes of a machine."
+    )
+    prefix_cache_gb: float | None = Field(
+        None,
+        ge=0,
+        description="Disk in GiB, in the run directory, for activations below the lowest adapted layer, which never "
+        "change; default: 4 where adapters leave the lowest layers out. 0: compute them anew.",
     )
     device: str = Field(
         "auto",

@@ -133,7 +133,8 @@ def train_cohort(
 
 
 def _examples(client: ClientWork, step: int) -> list[Example]:
-    return [Example(client.examples.tokens(i), client.examples.trained(i)) for i in map(int, client.batches[step])]
+    examples = client.examples
+    return [Example(examples.tokens(i), examples.trained(i), examples.key(i)) for i in map(int, client.batches[step])]
 
 
 def _step_gradients(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) -> Tensor:
