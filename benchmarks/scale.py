@@ -54,7 +54,7 @@ EXAMPLES, CLIENTS_PER_ROUND = 4, 10
 ARMS = {"federated": "stateless", "local": "with state"}
 # Rounds at the start of an arm, in which buffers are still being allocated, count for nothing.
 WARM_UP = 3
-PARTS = ("plan", "data", "state", "mean", "events", "checkpoint")
+PARTS = ("plan", "data", "state", "mean", "events", "commit")
 MIB = 1 << 20
 MEMORY_GOAL, SECONDS_GOAL = 1.1, {"federated": 0.020, "local": 0.100}
 
@@ -169,7 +169,7 @@ def measure(source: Path, out: Path, rounds: int, prepared: Path | None) -> dict
             by_arm[list(ARMS)[state.arm]].append(watch.rounds[-1])
 
     real_prepare, real_arms = fedloom.session.prepare_data, fedloom.federation.build_arms
-    real_save = watch.timed("checkpoint", fedloom.federation.save_checkpoint)
+    real_save = watch.timed("commit", fedloom.federation.save_checkpoint)
     fedloom.session.prepare_data = prepare_data
     fedloom.federation.build_arms = build_arms
     fedloom.federation.save_checkpoint = save_checkpoint
@@ -306,7 +306,7 @@ def main() -> None:
         Path(result).write_text(json.dumps(found))
         return
     sizes = (100, 2_000) if arguments.quick else (100, 10_000, 100_000)
-    rounds, repetitions = (8, 1) if arguments.quick else (20, 3)
+    rounds, repetitions = (8, 1) if arguments.quick else (20, 2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         processes: dict[int, list[dict[str, Any]]] = {}

@@ -7,8 +7,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from fedloom.evaluation.score_summary import ScoreSummary
+from fedloom.evaluation.scoring import Scores
 from fedloom.report.events import EventLog
 from fedloom.report.html import write_report
 from fedloom.report.results import average_results
@@ -164,3 +167,18 @@ def test_several_seeds_still_going(tmp_path: Path, write: Callable[..., Path]) -
     page = page_of(tmp_path)
     assert "Not finished" in page.text
     assert "70.0 ± 10.0 %" in page.text
+
+
+def test_clients_too_many_to_name_are_told_as_quantiles(finished_run: Path) -> None:
+    metrics = json.loads((finished_run / "metrics.json").read_text())
+    for result, best in ((metrics["eval"], 97), (metrics["baselines"]["local"], 83)):
+        summary = ScoreSummary(exact_match=True)
+        for right in range(best + 1):
+            summary.add(Scores(np.ones(100), np.ones(100, dtype=np.int64), np.arange(100) < right))
+        result["own"]["quantiles"] = summary.quantiles()
+        del result["clients"]
+    (finished_run / "metrics.json").write_text(json.dumps(metrics))
+    page = write_report(finished_run).read_text()
+    assert "How clients fare" in page
+    assert page.count("97.0") == page.count("83.0") == 1
+    assert page.index("Each client alone</th><td>0.0") < page.index("83.0") < page.index("97.0")

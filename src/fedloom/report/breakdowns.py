@@ -15,6 +15,15 @@ from fedloom.report.results import ARMS, score
 from fedloom.report.sections import NAMES, Bar, Table, Written
 
 MOST_CLIENT_ROWS = 40
+SHARES = {
+    "min": "lowest",
+    "tenth": "10 %",
+    "quarter": "25 %",
+    "median": "half",
+    "three_quarters": "75 %",
+    "nine_tenths": "90 %",
+    "max": "highest",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +64,31 @@ def clients(record: Record) -> Clients | None:
             if shared:
                 return _compare_clients(rival, measure, {name: (ours[name], theirs[name]) for name in shared})
     return None
+
+
+def spread_table(record: Record) -> Table | None:
+    """How clients' own tests spread, where there are too many clients to name each.
+
+    Args:
+        record: the run.
+
+    Returns:
+        The table, None where results name the clients.
+    """
+    measure = "accuracy" if any("accuracy" in result for result in record.results.values()) else "loss"
+    text: Written = units.accuracy_text if measure == "accuracy" else units.loss_text
+    rows = []
+    names: list[str] = []
+    for arm in ARMS:
+        own = [run.results.get(arm, {}).get("own") or {} for run in record.runs]
+        found = [block["quantiles"][measure] for block in own if "quantiles" in block]
+        if found:
+            names = list(found[0])
+            rows.append((arm, NAMES[arm], [text(statistics.fmean(one[name] for one in found)) for name in names]))
+    if not rows:
+        return None
+    note = f"Test {measure}: so many of the clients are at or below it."
+    return Table(groups=[], headings=[SHARES[name] for name in names], rows=rows, notes=[note])
 
 
 def category_table(record: Record) -> Table | None:

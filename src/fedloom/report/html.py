@@ -64,6 +64,7 @@ def render(record: Record) -> str:
         legend=legend,
         band=len(record.seeds) > 1,
         clients=breakdowns.clients(record),
+        spread=breakdowns.spread_table(record),
         categories=breakdowns.category_table(record),
         seeds=breakdowns.seed_table(record),
         traffic=sections.traffic(record),
