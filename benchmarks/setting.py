@@ -46,12 +46,13 @@ def first_records(source: Path, file: Path, count: int) -> Path:
     return file
 
 
-def write_model(folder: Path, alpaca: Path) -> LlamaConfig:
+def write_model(folder: Path, alpaca: Path, layers: int = 6) -> LlamaConfig:
     """Write the 6.8 M model: random weights, and a byte-level BPE trained on the text itself.
 
     Args:
         folder: where it goes, as safetensors with a tokenizer.
         alpaca: the text, JSON Lines.
+        layers: decoder layers.
 
     Returns:
         Its configuration.
@@ -73,7 +74,7 @@ def write_model(folder: Path, alpaca: Path) -> LlamaConfig:
         vocab_size=VOCABULARY,
         hidden_size=256,
         intermediate_size=688,
-        num_hidden_layers=6,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=512,
         eos_token_id=fast.eos_token_id,

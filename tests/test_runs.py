@@ -106,4 +106,4 @@ def test_cohort_sizer_measures_activations(source, tmp_path):
     sizer = CohortSizer(session.model, session.lora, session.recipe.runtime, lanes=1)
     assert isinstance(session.lora, GroupedLora)
     # Six layers of hidden size 192 keep at least the inputs of their seven products; a logit row is 8 kB in fp32.
-    assert 6 * 7 * 192 * 4 < sizer.token_bytes < 2**20
+    assert 6 * 7 * 192 * 4 < sizer.kept_bytes < 2**20

@@ -15,6 +15,7 @@ from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
 from fedloom.evaluation.evaluator import Evaluator, check_examples
 from fedloom.model.base import check_model, load_base, load_tokenizer, pick_device, quiet_libraries
+from fedloom.model.checkpointing import make_layers_repeatable
 from fedloom.model.decoder_layer import frozen_layers, use_own_layers
 from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
 from fedloom.model.grouped_lora import GroupedLora
@@ -65,7 +66,7 @@ def prepare_data(recipe: Recipe, directory: Path) -> tuple[FederatedData, Any]:
     """
     quiet_libraries()
     pick_device(recipe.runtime.device)
-    check_model(recipe.model, recipe.runtime.prefix_cache_gb)
+    check_model(recipe.model, recipe.runtime)
     tokenizer = load_tokenizer(recipe.model)
     return prepare(recipe, tokenizer, directory), tokenizer
 
@@ -84,6 +85,7 @@ def open_model(recipe: Recipe, scratch: Path | None = None) -> tuple[PreTrainedM
     model = load_base(recipe.model, pick_device(recipe.runtime.device))
     lora = GroupedLora(model, recipe.model.adapter)
     use_own_layers(model, lora)
+    make_layers_repeatable(model, lora)
     frozen = frozen_layers(model, lora.layers)
     if frozen:
         gigabytes = PREFIX_CACHE_GB if recipe.runtime.prefix_cache_gb is None else recipe.runtime.prefix_cache_gb

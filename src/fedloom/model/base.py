@@ -16,9 +16,10 @@ from transformers.utils import logging as transformers_logging
 
 from fedloom.errors import UserError, nearest
 from fedloom.model.attention import IMPLEMENTATION
+from fedloom.model.checkpointing import decoder_layers
 from fedloom.model.decoder_layer import frozen_layers
 from fedloom.model.grouped_lora import target_layers
-from fedloom.recipe.schema import ModelConfig
+from fedloom.recipe.schema import ModelConfig, RuntimeConfig
 
 POCKET = Path(__file__).parent / "pocket"
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
@@ -120,15 +121,15 @@ def load_tokenizer(config: ModelConfig) -> Any:
         return AutoTokenizer.from_pretrained(base)
 
 
-def check_model(config: ModelConfig, prefix_cache_gb: float | None = None) -> None:
+def check_model(config: ModelConfig, runtime: RuntimeConfig) -> None:
     """Find mistakes in the model section without reading a weight: the model is built on the meta device.
 
     Args:
         config: the recipe's model section.
-        prefix_cache_gb: the recipe's `runtime.prefix_cache_gb`.
+        runtime: its runtime section.
 
     Raises:
-        UserError: an unknown architecture, targets that the model does not have, or a cache with nothing to keep.
+        UserError: an unknown architecture, targets that the model does not have, or options without effect on it.
     """
     base = resolve_base(config.base)
     with loading(config, "config.json"):
@@ -136,11 +137,13 @@ def check_model(config: ModelConfig, prefix_cache_gb: float | None = None) -> No
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(settings)
     targets = target_layers(model, config.adapter)
-    if prefix_cache_gb is not None and frozen_layers(model, targets) == 0:
+    if runtime.prefix_cache_gb is not None and frozen_layers(model, targets) == 0:
         raise UserError(
             "runtime.prefix_cache_gb has no effect: no layer of a kind known here lies below the lowest adapter",
             hint="confine the adapters with model.adapter.layers, or leave the cache out",
         )
+    if runtime.activation_checkpointing is True and not decoder_layers(model):
+        raise UserError("runtime.activation_checkpointing has no effect: the model's decoder layers were not found")
 
 
 def pick_device(device: str) -> torch.device:

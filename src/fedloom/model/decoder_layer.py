@@ -128,8 +128,8 @@ class _ResidualProjection(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         to_x = _back_product(gradients[0], ctx.frozen.weight) if ctx.needs_input_grad[1] else None
         to_factors: list[Tensor] = []
-        if ctx.saved_tensors:
-            x, inner, down, *ups = ctx.saved_tensors
+        if saved := ctx.saved_tensors:
+            x, inner, down, *ups = saved
             sites, adapters = ctx.frozen.sites, ctx.adapters
             to_factors = adapter_gradients(
                 gradients[0], x, inner, down, ups, sites, adapters.scale, adapters.starts, to_x

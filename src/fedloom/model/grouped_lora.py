@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -112,6 +113,8 @@ class GroupedLora:
         self.own_layers = False
         # What runs the layers below the lowest adapted one, where there are any; see `frozen_prefix`.
         self.frozen_prefix: FrozenPrefix | None = None
+        # Whether layers keep their inputs only; see `checkpointing`.
+        self.recompute = False
         self.shapes: dict[str, tuple[int, int]] = {}
         self.layers = target_layers(model, config)
         for name in self.layers:
@@ -144,6 +147,24 @@ class GroupedLora:
     @group_starts.setter
     def group_starts(self, starts: tuple[int, ...]) -> None:
         self._loaded.group_starts = starts
+
+    def loaded(self) -> dict[str, Any]:
+        """What the calling thread has loaded, for `borrowed`."""
+        return dict(self._loaded.__dict__)
+
+    @contextmanager
+    def borrowed(self, loaded: dict[str, Any]) -> Iterator[None]:
+        """Work in this thread with what another one has loaded.
+
+        Args:
+            loaded: as `loaded` gave it there.
+        """
+        own = self.loaded()
+        self._loaded.__dict__.update(loaded)
+        try:
+            yield
+        finally:
+            self._loaded.__dict__.update(own)
 
     def initial(self, seed: int) -> Adapter:
         """A fresh adapter: A uniform as in PEFT (Kaiming, a = sqrt 5), B zero, so the model is the base model.

@@ -32,7 +32,7 @@ class LoraConfig(Config):
     )
 
     layers: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, min_length=1, description="Numbers of the decoder layers that get one, from 0 at the input; default: all."
+        None, description="Numbers of the decoder layers that get one, from 0 at the input; default: all."
     )
 
     @field_validator("targets")
@@ -41,6 +41,13 @@ class LoraConfig(Config):
         if not targets:
             raise ValueError("needs at least one layer name, or all-linear")
         return targets
+
+    @field_validator("layers")
+    @classmethod
+    def _some_layers(cls, layers: list[int] | None) -> list[int] | None:
+        if layers == []:
+            raise ValueError("needs at least one number; leave it out for all layers")
+        return layers
 
 
 class ModelConfig(Config):
@@ -301,6 +308,11 @@ class RuntimeConfig(Config):
     )
     threads: PositiveInt | None = Field(
         None, description="CPU threads of a process; default: all cores, shared between the processes of a machine."
+    )
+    activation_checkpointing: bool | Literal["auto"] = Field(
+        "auto",
+        description="Keep the inputs of layers only and compute the rest again on the way back; auto: where a client's "
+        "batch exceeds the memory budget otherwise (never with a fixed cohort). The result is the same.",
     )
     prefix_cache_gb: float | None = Field(
         None,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fedloom.model.checkpointing import decoder_layers
 from fedloom.model.forward import label_losses
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.packing import Example, pack
@@ -40,11 +41,14 @@ class CohortSizer:
 
     def __init__(self, model: PreTrainedModel, lora: GroupedLora, config: RuntimeConfig, lanes: int) -> None:
         self.cohort = config.cohort
+        self.checkpointing = config.activation_checkpointing
+        self.lora = lora
         self.lanes = lanes
         self.adapter_bytes = ADAPTER_COPIES * 4 * lora.size
         if self.cohort == "auto":
             self.budget = memory_budget(config, lora.device) / lanes
-            self.token_bytes = BACKWARD_FACTOR * bytes_per_token(model, lora)
+            self.kept_bytes = BACKWARD_FACTOR * bytes_per_token(model, lora)
+            self.recomputed_bytes = BACKWARD_FACTOR * recomputed_bytes_per_token(model, lora)
             self.longest_pass = CPU_TOKENS if lora.device.type == "cpu" else math.inf
 
     def bytes_at_work(self, clients: int, tokens: int) -> float:
@@ -57,7 +61,8 @@ class CohortSizer:
         Returns:
             Bytes, beside those of the base model; for a `cohort: auto`, which measures them.
         """
-        return tokens * self.token_bytes + clients * self.adapter_bytes
+        token_bytes = self.recomputed_bytes if self.lora.recompute else self.kept_bytes
+        return tokens * token_bytes + clients * self.adapter_bytes
 
     def cohorts(self, tokens: Sequence[int]) -> list[range]:
         """Cut a round's clients, in their order, into cohorts.
@@ -67,11 +72,14 @@ class CohortSizer:
 
         Returns:
             Ranges of positions: of the recipe's size, or, for `auto`, as many clients as memory holds and, on a CPU,
-            as keep all lanes busy with passes of a useful length.
+            as keep all lanes busy with passes of a useful length. Sets `lora.recompute` for them.
         """
+        self.lora.recompute = self.checkpointing is True
         if self.cohort != "auto":
             size = self.cohort
             return [range(first, min(first + size, len(tokens))) for first in range(0, len(tokens), size)]
+        if self.checkpointing == "auto":
+            self.lora.recompute = self.bytes_at_work(1, max(tokens)) > self.budget
         target = min(self.longest_pass, sum(tokens) / self.lanes)
         cohorts = [range(0, 1)]
         length = tokens[0]
@@ -112,6 +120,23 @@ def bytes_per_token(model: PreTrainedModel, lora: GroupedLora) -> float:
         size = sum(nbytes for pointer, nbytes in kept.items() if pointer not in weights)
     del loss
     return size / length
+
+
+def recomputed_bytes_per_token(model: PreTrainedModel, lora: GroupedLora) -> float:
+    """As `bytes_per_token`, with activation checkpointing: the inputs of all layers, and one layer at work.
+
+    Args:
+        model: the frozen base.
+        lora: its grouped adapters.
+
+    Returns:
+        Bytes each token.
+    """
+    layers = max(1, len(decoder_layers(model)))
+    lora.recompute = True
+    inputs = bytes_per_token(model, lora)
+    lora.recompute = False
+    return inputs + bytes_per_token(model, lora) / layers
 
 
 def memory_budget(config: RuntimeConfig, device: torch.device) -> float:
