@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fedloom.data.partition import by_file, by_key, dirichlet, iid, partition_records, quantity
 from fedloom.data.readers import Record
 from fedloom.errors import UserError
-from fedloom.recipe.schema import PartitionByKey, PartitionDirichlet
+from fedloom.recipe.data_schema import PartitionByKey, PartitionDirichlet
 
 quick = settings(max_examples=40, deadline=None)
 alphas = st.sampled_from([0.01, 0.1, 0.5, 1.0, 10.0, 1000.0])

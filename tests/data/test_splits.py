@@ -16,7 +16,7 @@ from fedloom.data.splits import (
     split_client,
 )
 from fedloom.errors import UserError
-from fedloom.recipe.schema import SplitConfig
+from fedloom.recipe.data_schema import SplitConfig
 
 
 def records(key: str, values: list[object]) -> list[Record]:

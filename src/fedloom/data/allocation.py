@@ -28,15 +28,15 @@ from fedloom.data.splits import (
 )
 from fedloom.data.templates import check_template_name
 from fedloom.errors import UserError
-from fedloom.recipe.schema import (
+from fedloom.recipe.data_schema import (
     DataConfig,
     GlobalTestConfig,
     PartitionByKey,
     PartitionDirichlet,
     PartitionFiles,
-    Recipe,
     SplitConfig,
 )
+from fedloom.recipe.schema import Recipe
 
 POCKET_GLOBAL = {"client": "all-families"}
 

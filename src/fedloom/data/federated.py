@@ -39,7 +39,8 @@ from fedloom.data.splits import SPLITS, Split
 from fedloom.data.templates import Segment, Template, load_template
 from fedloom.data.tokenizing import ANSWER_CUT_OFF, Tokenized, tokenize
 from fedloom.errors import UserError, unknown_name
-from fedloom.recipe.schema import PartitionDirichlet, Recipe
+from fedloom.recipe.data_schema import PartitionDirichlet
+from fedloom.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,7 +15,7 @@ from fedloom.data.conversation import field_text
 from fedloom.data.readers import Record, stem_of
 from fedloom.errors import UserError
 from fedloom.randomness import numpy_generator
-from fedloom.recipe.schema import (
+from fedloom.recipe.data_schema import (
     Partition,
     PartitionByKey,
     PartitionDirichlet,

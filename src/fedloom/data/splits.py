@@ -12,7 +12,7 @@ from fedloom.data.conversation import as_text, field_text
 from fedloom.data.readers import Record
 from fedloom.errors import UserError, unknown_name
 from fedloom.randomness import numpy_generator
-from fedloom.recipe.schema import SplitConfig
+from fedloom.recipe.data_schema import SplitConfig
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

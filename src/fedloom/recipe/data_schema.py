@@ -1,0 +1,145 @@
+"""The data section of a recipe: sources, fields, partition, splits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fedloom.recipe.base import Config, Fraction, PositiveInt
+
+
+class FieldsConfig(Config):
+    """Which fields of a record hold what: either prompt and response, or messages."""
+
+    prompt: str | None = Field(None, description="Field with the instruction or question.")
+    context: str | None = Field(None, description="Field with further input to the prompt; may be empty.")
+    response: str | None = Field(None, description="Field with the answer the model is to learn.")
+    system: str | None = Field(None, description="Field with a system message; may be empty.")
+    messages: str | None = Field(
+        None, description="Field with a conversation: a list of {role, content} or {from, value} objects."
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> FieldsConfig:
+        if self.messages is not None:
+            if self.prompt or self.context or self.response:
+                raise ValueError("messages excludes prompt, context and response: a record has one form")
+        elif self.prompt is None or self.response is None:
+            raise ValueError("needs prompt and response, or messages")
+        return self
+
+
+class PartitionByKey(Config):
+    """One client per value of a field: the natural partition."""
+
+    kind: Literal["by_key"] = Field(description="One client per value of a field.")
+    key: str = Field(description="The field whose value names the client.")
+
+
+class PartitionIid(Config):
+    """Records dealt to clients uniformly at random, in equal shares."""
+
+    kind: Literal["iid"] = Field(description="Equal shares, at random.")
+    clients: PositiveInt = Field(description="How many clients share the records.")
+
+
+class PartitionDirichlet(Config):
+    """Label skew: each value of a field is shared out by Dirichlet(alpha) proportions (arXiv 1909.06335)."""
+
+    kind: Literal["dirichlet"] = Field(description="Label skew, drawn.")
+    clients: PositiveInt = Field(description="How many clients share the records.")
+    key: str = Field(description="The field whose values are skewed over the clients.")
+    alpha: float = Field(0.5, gt=0, description="Small: each client sees few values. Large: all alike.")
+    min_examples: PositiveInt = Field(3, description="Smallest client allowed; proportions are redrawn.")
+
+
+class PartitionQuantity(Config):
+    """Quantity skew: client sizes follow Dirichlet(alpha), contents are alike."""
+
+    kind: Literal["quantity"] = Field(description="Size skew, drawn.")
+    clients: PositiveInt = Field(description="How many clients share the records.")
+    alpha: float = Field(0.5, gt=0, description="Small: sizes differ much. Large: all alike.")
+    min_examples: PositiveInt = Field(3, description="Smallest client allowed.")
+
+
+class PartitionFiles(Config):
+    """One client per source file (or per file of a source folder)."""
+
+    kind: Literal["files"] = Field(description="One client per file.")
+
+
+Partition = Annotated[
+    PartitionByKey | PartitionIid | PartitionDirichlet | PartitionQuantity | PartitionFiles,
+    Field(discriminator="kind"),
+]
+
+
+class SplitConfig(Config):
+    """How each client divides its own records, so that it is tested on its own distribution."""
+
+    validation: Fraction = Field(0.1, description="Share of a client's records kept for validation.")
+    test: Fraction = Field(0.1, description="Share of a client's records kept for testing.")
+    key: str | None = Field(
+        None, description="A field saying train, validation or test, used instead of the fractions."
+    )
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> SplitConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation + test = {self.validation + self.test:g} leaves nothing to train on")
+        if self.key is not None and self.model_fields_set & {"validation", "test"}:
+            raise ValueError("key takes the split from the records, so the fractions would have no effect")
+        return self
+
+
+class GlobalTestConfig(Config):
+    """Records set aside before partitioning: a test set that belongs to no client."""
+
+    where: dict[str, str | int | float | bool] | None = Field(
+        None, min_length=1, description="Field values that mark the records, e.g. {client: -1}."
+    )
+    fraction: Fraction | None = Field(None, gt=0, description="Or: this share of all records, at random.")
+    source: str | list[str] | None = Field(None, description="Or: a file of its own, with the same fields.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> GlobalTestConfig:
+        given = [name for name in ("where", "fraction", "source") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of where, fraction, source; got {', '.join(given) or 'none'}")
+        return self
+
+
+class DataConfig(Config):
+    """Where the text comes from, how it is phrased and who owns which part."""
+
+    source: str | list[str] = Field(
+        "pocket-tasks",
+        description="A file, a list of files, a folder, a hub id, or 'pocket-tasks' (embedded).",
+    )
+    fields: FieldsConfig = Field(
+        default_factory=lambda: FieldsConfig(prompt="prompt", response="response"),
+        description="Which fields of a record hold prompt and answer.",
+    )
+    template: str = Field("chat", description="alpaca, chat (the tokenizer's), plain, or a Jinja file.")
+    max_tokens: int = Field(512, ge=8, description="Longest example; what goes beyond is cut off.")
+    partition: Partition = Field(
+        default_factory=lambda: PartitionByKey(kind="by_key", key="client"),
+        description="Which client owns which records.",
+    )
+    split: SplitConfig = Field(default_factory=lambda: SplitConfig(), description="How a client divides its records.")
+    global_test: GlobalTestConfig | None = Field(
+        None, description="Records set aside as a test set of no client; default: none."
+    )
+    unseen_clients: int = Field(0, ge=0, description="Clients held out of training and tested at the end.")
+    category: str | None = Field(None, description="Field by which the global test is broken down.")
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> DataConfig:
+        if self.source in ("pocket-tasks", ["pocket-tasks"]):
+            fixed = FieldsConfig(prompt="prompt", response="response")
+            if self.fields != fixed:
+                raise ValueError("fields has no effect on pocket-tasks, whose fields are prompt and response")
+        elif self.category is not None and self.global_test is None:
+            raise ValueError("category breaks the global test down, and there is no global_test")
+        return self
