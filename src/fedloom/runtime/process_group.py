@@ -6,6 +6,7 @@ not used. On GPUs sums are added up by NCCL, everything else travels by gloo.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -195,5 +196,6 @@ def _lost_is_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        # Without the place in torch's sources before it, and the advice after it.
+        reason = re.sub(r"^\[[^]]*\] ", "", str(error).splitlines()[0]).split(". ")[0]
         raise ProcessLost(f"lost another process of this run: {reason}", hint="go on with --resume") from error
