@@ -1,7 +1,7 @@
 """K clients in one pass over the base against the same K clients one after another, on one core.
 
 One after another is `runtime.cohort: 1`, together is `runtime.cohort: K`; everything else of the recipe's path is the
-same, and so is every client's result. Two local steps on Alpaca's text, batches of 1, 2 and 8, for the 6.8 M model of
+same, and so is every client's result. One local step on Alpaca's text, batches of 1, 2 and 8, for the 6.8 M model of
 setting.py (fp32 and bf16) and for stories260K (fp32). K = 1 compares a thing with itself: it shows the noise. 64
 clients with batches of 8 are left out: 512 examples are more than any pass that `cohort: auto` forms.
 """
@@ -25,7 +25,7 @@ NAME = "cohort"
 COHORTS = (1, 4, 16, 64)
 BATCHES = (1, 2, 8)
 MOST_EXAMPLES = 128
-STEPS = 2
+STEPS = 1
 REPETITIONS = 5
 # (model, dtype): how many times as fast 16 clients with batches of 1 are to be in one pass.
 TARGETS = {("6.8 M", "float32"): 1.4, ("6.8 M", "bfloat16"): 2.0, ("stories260K", "float32"): 4.0}
