@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fedloom.data.readers import read_file
 from fedloom.model.base import quiet_libraries
+from fedloom.model.packing import PackedBatch
 from harness import shared_folder
 
 ALPACA = Path("data/instruct/alpaca_20k.jsonl.gz")
@@ -167,3 +168,29 @@ def needed_flops(config: LlamaConfig, lengths: Sequence[int], labels: int, rank:
     attention = pairs * shapes[0][1] * (6 * layers - 1)
     head = 2 * labels * config.hidden_size * config.vocab_size
     return 2.0 * (tokens * (linear + adapter) + attention + head)
+
+
+def performed_flops(config: LlamaConfig, batch: PackedBatch, rank: int = RANK) -> float:
+    """Of `needed_flops`, those that Fedloom carries out for a batch.
+
+    Beginnings that examples of a client share are computed once, and in the last layer what comes after attention is
+    computed at labelled positions only.
+
+    Args:
+        config: of a Llama.
+        batch: packed examples.
+        rank: of the adapters.
+
+    Returns:
+        Operations of one pass, forward and backward.
+    """
+    labels, shapes = len(batch.labels), product_shapes(config)
+    lengths = [int(inside.sum()) for _, _, mask in batch.layout.members for inside in mask]
+    prefixes = [bucket.prefix for bucket in batch.layout.buckets for _ in range(bucket.sequences)]
+    after_attention = sum(inputs * outputs for inputs, outputs in shapes[3:])
+    seen = sum(length * prefix for length, prefix in zip(lengths, prefixes, strict=True))
+    return (
+        needed_flops(config, lengths, labels, rank)
+        + 2.0 * seen * shapes[0][1] * (6 * config.num_hidden_layers - 1)
+        - 4.0 * (sum(lengths) - labels) * after_attention
+    )
