@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from fedloom.model.attention import PackedAttention
 from fedloom.model.attention_layout import AttentionLayout, padded_lengths
 from fedloom.model.base import POCKET, load_base
 from fedloom.model.decoder_layer import use_own_layers
@@ -185,3 +186,27 @@ def test_layout_finds_every_row_again(heads, key_heads):
     # Sequences 1, 2 and 5 see shared prompts of 20, 20 and 33 tokens: keys and values of every key head.
     assert len(index.shared_rows) == 2 * key_heads * (20 + 20 + 33)
     assert index.queries - len(index.nothing) == len(outputs)
+
+
+def test_variable_lengths_see_prompts_and_what_precedes():
+    lengths, prompts = np.array([20, 7, 40, 1, 33, 20]), [-1, 0, 0, -1, -1, 4]
+    layout = AttentionLayout(lengths, prompts)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, int(lengths.sum()), 2, 8, generator=generator)
+    places = layout.variable_length
+    keys, values = k[places.keys], v[places.keys]
+    outputs = []
+    for number in range(len(lengths)):
+        own = slice(*places.query_starts[number : number + 2])
+        seen = slice(*places.key_starts[number : number + 2])
+        mask = torch.ones(own.stop - own.start, seen.stop - seen.start).tril(
+            seen.stop - seen.start - own.stop + own.start
+        )
+        one, two, three = (x.transpose(0, 1) for x in (q[own], keys[seen], values[seen]))
+        attended = torch.nn.functional.scaled_dot_product_attention(one, two, three, attn_mask=mask.bool())
+        outputs.append(attended.transpose(0, 1))
+    packed = PackedAttention.apply(torch.cat([q, k, v], 1).flatten(1), layout, 2, 2, 8**-0.5, None, None)
+    torch.testing.assert_close(packed, torch.cat(outputs).flatten(1), atol=1e-5, rtol=1e-5)
+    assert places.longest_query == 40
+    assert places.longest_key == 60
+    assert AttentionLayout(lengths).variable_length.keys is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -90,6 +91,25 @@ class HeadIndex:
     keys: int
 
 
+@dataclass(frozen=True)
+class VariableLength:
+    """The layout as kernels for variable lengths want it: sequences end to end, keys with their shared prompts.
+
+    Args:
+        keys: int64 [seen], the packed token of each key, sequence after sequence; None where it is the tokens in order.
+        query_starts: int32 [sequences + 1], where each sequence's queries begin.
+        key_starts: int32 [sequences + 1], where its keys begin.
+        longest_query: tokens of the longest sequence.
+        longest_key: keys of the sequence that sees most.
+    """
+
+    keys: Tensor | None
+    query_starts: Tensor
+    key_starts: Tensor
+    longest_query: int
+    longest_key: int
+
+
 class AttentionLayout:
     """Where the sequences of a packed batch lie.
 
@@ -123,6 +143,7 @@ class AttentionLayout:
             self.buckets.append(bucket)
             self.members.append((own, np.concatenate([shared, own], axis=1), inside))
         self._heads: dict[tuple[int, int], HeadIndex] = {}
+        self._lengths, self._parents = lengths, parents
 
     def heads(self, heads: int, key_heads: int) -> HeadIndex:
         """The gathers for rows of q, k and v heads side by side, computed once for each pair of numbers.
@@ -137,6 +158,22 @@ class AttentionLayout:
         if (heads, key_heads) not in self._heads:
             self._heads[heads, key_heads] = self._index(heads, key_heads)
         return self._heads[heads, key_heads]
+
+    @cached_property
+    def variable_length(self) -> VariableLength:
+        """The layout for kernels of variable lengths: a sequence's last query sees all its keys, the one before one less."""
+        lengths, parents = self._lengths, self._parents
+        starts = np.cumsum(lengths) - lengths
+        seen = lengths + np.where(parents < 0, 0, lengths[parents])
+        keys = None
+        if (parents >= 0).any():
+            parts = []
+            for own, parent in enumerate(parents):
+                for sequence in (own,) if parent < 0 else (parent, own):
+                    parts.append(np.arange(starts[sequence], starts[sequence] + lengths[sequence]))
+            keys = self._tensor(np.concatenate(parts))
+        query_starts, key_starts = (self._tensor(np.cumsum([0, *sizes])).int() for sizes in (lengths, seen))
+        return VariableLength(keys, query_starts, key_starts, int(lengths.max()), int(seen.max()))
 
     def _index(self, heads: int, key_heads: int) -> HeadIndex:
         columns, repeat = heads + 2 * key_heads, heads // key_heads
