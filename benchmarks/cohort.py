@@ -1,9 +1,11 @@
 """K clients in one pass over the base against the same K clients one after another, on one core.
 
 One after another is `runtime.cohort: 1`, together is `runtime.cohort: K`; everything else of the recipe's path is the
-same, and so is every client's result. One local step on Alpaca's text, batches of 1, 2 and 8, for the 6.8 M model of
-setting.py (fp32 and bf16) and for stories260K (fp32). K = 1 compares a thing with itself: it shows the noise. 64
-clients with batches of 8 are left out: 512 examples are more than any pass that `cohort: auto` forms.
+same, and so is every client's result. Beside them, for up to 32 examples a step, the same clients one after another
+through the best plain loop over PEFT's model (`sides.PlainPeft`): what users have today. One local step on Alpaca's
+text, batches of 1, 2 and 8, for the 6.8 M model of setting.py (fp32 and bf16) and for stories260K (fp32). K = 1
+compares a thing with itself: it shows the noise. 64 clients with batches of 8 are left out: 512 examples are more than
+any pass that `cohort: auto` forms.
 """
 
 from __future__ import annotations
@@ -13,18 +15,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+import torch
 from rich.table import Table
 
 from fedloom.recipe import load_recipe
 from fedloom.runtime import RoundPlan
 from fedloom.session import Session, open_session
+from fedloom.training.batches import round_batches
 from harness import Target, arguments_of, finish, median_timing, shared_folder, skip, take_turns
 from setting import STORIES, alpaca_file, alpaca_recipe, first_records, write_model
+from sides import PlainPeft
 
 NAME = "cohort"
 COHORTS = (1, 4, 16, 64)
 BATCHES = (1, 2, 8)
 MOST_EXAMPLES = 128
+RIVAL_EXAMPLES = 32
 STEPS = 1
 REPETITIONS = 5
 # (model, dtype): how many times as fast 16 clients with batches of 1 are to be in one pass.
@@ -50,10 +57,12 @@ def main() -> None:
         for model, dtype in TARGETS:
             base = folder / "model" if model == "6.8 M" else stories
             sessions = {cohort: open_cohort(folder, base, alpaca, dtype, cohort) for cohort in {1, *cohorts}}
+            rival = open_rival(folder, sessions[1], dtype)
             for batch in batches:
                 for cohort in cohorts:
                     if cohort * batch <= MOST_EXAMPLES:
-                        row = measure(sessions[1], sessions[cohort], cohort, batch, repetitions)
+                        few = cohort * batch <= RIVAL_EXAMPLES
+                        row = measure(sessions[1], sessions[cohort], cohort, batch, repetitions, rival if few else None)
                         rows.append({"model": model, "dtype": dtype, **row})
     report(arguments, rows, repetitions)
     return None
@@ -71,8 +80,18 @@ def open_cohort(folder: Path, base: Path, source: Path, dtype: str, cohort: int)
     return open_session(load_recipe(recipe, [f"model.dtype={dtype}"]), folder)
 
 
-def measure(alone: Session, together: Session, cohort: int, batch: int, repetitions: int) -> dict[str, Any]:
-    """One point of the grid: both ways take turns on the same clients and examples."""
+def open_rival(folder: Path, session: Session, dtype: str) -> PlainPeft:
+    """PEFT's model over the same base, examples and first adapter."""
+    (folder / "recipe.json").write_text(session.recipe.model_dump_json(exclude_unset=True), encoding="utf-8")
+    (folder / "plans.json").write_text("[]", encoding="utf-8")
+    safetensors.torch.save_file(session.lora.initial(0), folder / "initial.safetensors")
+    return PlainPeft(folder, getattr(torch, dtype))
+
+
+def measure(
+    alone: Session, together: Session, cohort: int, batch: int, repetitions: int, rival: PlainPeft | None
+) -> dict[str, Any]:
+    """One point of the grid: the ways take turns on the same clients and examples."""
     clients = tuple(alone.data.clients[:cohort])
     rate = alone.recipe.local.learning_rate
     plan = RoundPlan("federated", 1, clients, rate, batch)
@@ -86,7 +105,19 @@ def measure(alone: Session, together: Session, cohort: int, batch: int, repetiti
 
         return one_round
 
-    timings = take_turns({"alone": train(alone), "together": train(together)}, repetitions)
+    def train_rival() -> None:
+        assert rival is not None
+        torch.set_num_threads(1)
+        for client in clients:
+            rival.peft.set_peft_model_state_dict(rival.model, rival.adapter)
+            count = len(rival.data.examples(client, "train"))
+            batches = round_batches(count, alone.recipe.local, batch, alone.recipe.seed, 1, client)
+            rival.train_client(client, [places.tolist() for places in batches], rate)
+
+    sides = {"alone": train(alone), "together": train(together)}
+    if rival is not None:
+        sides["peft"] = train_rival
+    timings = take_turns(sides, repetitions)
     medians = {side: median_timing(times) for side, times in timings.items()}
     return {
         "batch": batch,
@@ -95,6 +126,7 @@ def measure(alone: Session, together: Session, cohort: int, batch: int, repetiti
         **{f"{side}_{kind}": getattr(middle, kind) for side, middle in medians.items() for kind in ("wall", "cpu")},
         "speedup": medians["alone"].wall / medians["together"].wall,
         "speedup_cpu": medians["alone"].cpu / medians["together"].cpu,
+        "speedup_peft": medians["peft"].wall / medians["together"].wall if rival is not None else None,
     }
 
 
@@ -102,6 +134,7 @@ def report(arguments: Any, rows: list[dict[str, Any]], repetitions: int) -> None
     """The grid and the targets."""
     table = Table(
         "model", "dtype", "batch", "K", "tokens", "alone s (CPU)", "together s (CPU)", "tokens/s", "speedup (CPU)",
+        "vs peft",
         title=f"one pass against one after another, medians of {repetitions}",
     )  # fmt: skip
     for row in rows:
@@ -115,6 +148,7 @@ def report(arguments: Any, rows: list[dict[str, Any]], repetitions: int) -> None
             f"{row['together_wall']:.3f} ({row['together_cpu']:.3f})",
             f"{row['tokens'] / row['together_wall']:.0f}",
             f"{row['speedup']:.2f} ({row['speedup_cpu']:.2f})",
+            f"{row['speedup_peft']:.2f}" if row["speedup_peft"] else "",
         )
     targets = [
         Target(f"{row['model']} {row['dtype']}, batch 1, K = 16", row["speedup"], TARGETS[row["model"], row["dtype"]])

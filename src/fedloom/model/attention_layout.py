@@ -161,7 +161,7 @@ class AttentionLayout:
 
     @cached_property
     def variable_length(self) -> VariableLength:
-        """The layout for kernels of variable lengths: a sequence's last query sees all its keys, the one before one less."""
+        """The layout for kernels of variable lengths; a sequence's last query sees all of its keys."""
         lengths, parents = self._lengths, self._parents
         starts = np.cumsum(lengths) - lengths
         seen = lengths + np.where(parents < 0, 0, lengths[parents])
