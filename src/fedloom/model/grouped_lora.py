@@ -206,8 +206,17 @@ class GroupedLora:
         Args:
             loss: a scalar computed from the loaded adapters.
         """
+        self._loaded.gradients.zero_()
+        self.add_gradients(loss)
+
+    def add_gradients(self, loss: Tensor) -> None:
+        """Add those of a scalar loss to `gradients`.
+
+        Args:
+            loss: a scalar computed from the loaded adapters.
+        """
         gradients = torch.autograd.grad(loss, list(self._loaded.parameters.values()))
-        torch._foreach_copy_(list(self._loaded.gradient_views.values()), list(gradients))
+        torch._foreach_add_(list(self._loaded.gradient_views.values()), list(gradients))
 
     def flatten(self, adapter: Mapping[str, Tensor]) -> Tensor:
         """An adapter as one fp32 vector [parameters] in this model's order."""

@@ -16,14 +16,13 @@ from fedloom.model.forward import label_losses
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.packing import Example, pack
 from fedloom.recipe.schema import RuntimeConfig
+from fedloom.training.cohort import CPU_TOKENS
 
 GIB = 1 << 30
 # Share of the free memory a run may take where the recipe names no budget.
 SHARE_OF_FREE = 0.5
 # Beyond what the backward pass keeps, it needs room for gradients of activations; 1.5 was measured to be ample.
 BACKWARD_FACTOR = 1.5
-# A pass longer than this gains nothing on a CPU: products are large enough, and activations leave the caches.
-CPU_TOKENS = 8192
 # Adapter values, gradients, two moments, and copies in the compute format.
 ADAPTER_COPIES = 6
 PROBE_TOKENS = 256

@@ -14,8 +14,11 @@ from fedloom.data.shards import ExampleSet
 from fedloom.errors import UserError
 from fedloom.model.forward import label_losses
 from fedloom.model.grouped_lora import Adapter, GroupedLora
-from fedloom.model.packing import Example, PackedBatch, pack
+from fedloom.model.packing import Example, pack
 from fedloom.training.optimizers import Optimizer, OptimizerState, clip_gradient
+
+# A longer pass gains nothing on a CPU: products are large enough, and activations leave the caches.
+CPU_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -103,15 +106,15 @@ def train_cohort(
     label_tokens = np.zeros(len(clients), dtype=np.int64)
     for step in range(len(clients[0].batches)):
         active = sum(len(client.batches) > step for client in clients)
-        batch = pack([_examples(client, step) for client in clients[:active]], lora.device)
-        losses = _step_gradients(model, lora, batch)
+        losses, step_labels = _step_gradients(model, lora, [_examples(client, step) for client in clients[:active]])
         for values, gradients, state in zip(lora.values, lora.gradients[:active], states, strict=False):
             if max_gradient_norm is not None:
                 clip_gradient(gradients, max_gradient_norm)
             optimizer.update(values, gradients, state, rate)
         loss_sums[:active] += losses
-        tokens[:active] += batch.example_tokens
-        label_tokens[:active] += batch.label_counts.cpu().numpy()
+        label_tokens[:active] += step_labels
+        for row, client in enumerate(clients[:active]):
+            tokens[row] += client.examples.lengths[client.batches[step]].sum()
     results: dict[int, ClientResult] = {}
     for row, (position, client) in enumerate(zip(order, clients, strict=True)):
         loss = float(loss_sums[row]) / len(client.batches)
@@ -137,15 +140,36 @@ def _examples(client: ClientWork, step: int) -> list[Example]:
     return [Example(examples.tokens(i), examples.trained(i), examples.key(i)) for i in map(int, client.batches[step])]
 
 
-def _step_gradients(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) -> Tensor:
-    """Fill the gradients of one step; returns each group's mean loss, fp64 [groups]."""
-    losses = label_losses(model, lora, batch)
-    counts = batch.label_counts.to(losses.dtype)
-    # The sum over groups of each group's own mean: no group's gradient depends on another's labels.
-    lora.backward((losses / counts[batch.label_groups]).sum())
-    sums = torch.zeros(batch.groups, dtype=torch.float64, device=losses.device)
-    sums.index_add_(0, batch.label_groups, losses.detach().double())
-    return sums / counts
+def _step_gradients(
+    model: PreTrainedModel, lora: GroupedLora, groups: Sequence[Sequence[Example]]
+) -> tuple[Tensor, np.ndarray]:
+    """Fill the gradients of one step; returns each group's mean loss, fp64 [groups], and its labels, int64 [groups]."""
+    sums = torch.zeros(len(groups), dtype=torch.float64, device=lora.device)
+    labels = np.zeros(len(groups), dtype=np.int64)
+    lora.gradients.zero_()
+    for members in _passes(groups, lora.device):
+        batch = pack([group if place in members else [] for place, group in enumerate(groups)], lora.device)
+        losses = label_losses(model, lora, batch)
+        counts = batch.label_counts.to(losses.dtype)
+        # The sum over groups of each group's own mean: no group's gradient depends on another's labels.
+        lora.add_gradients((losses / counts[batch.label_groups]).sum())
+        sums.index_add_(0, batch.label_groups, losses.detach().double())
+        labels += batch.label_counts.cpu().numpy()
+    return sums / torch.from_numpy(labels).to(sums), labels
+
+
+def _passes(groups: Sequence[Sequence[Example]], device: torch.device) -> list[range]:
+    """Cut the groups of a step into passes, on a CPU of a length at which activations stay in the caches."""
+    passes = [range(0, 0)]
+    tokens = 0
+    for place, group in enumerate(groups):
+        size = sum(len(example.tokens) for example in group)
+        if device.type == "cpu" and len(passes[-1]) and tokens + size > CPU_TOKENS:
+            passes.append(range(place, place))
+            tokens = 0
+        passes[-1] = range(passes[-1].start, place + 1)
+        tokens += size
+    return passes
 
 
 def _moved(state: OptimizerState, like: Tensor) -> OptimizerState:
