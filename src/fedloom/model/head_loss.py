@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from fedloom.model.attention_layout import AttentionLayout
 
-# Logits held at a time (4 MiB in fp32), and the fewest rows for which the product with the head is worth its reading.
-MAX_LOGITS = 1 << 20
-FEWEST_ROWS = 64
+# Rows whose logits are held at a time: enough for the product with the head to be worth the reading of its weights.
+ROWS = 256
+PROBE_TOKENS = 16
 
 
 class _LabelLosses(torch.autograd.Function):
@@ -25,9 +25,8 @@ class _LabelLosses(torch.autograd.Function):
         correct = torch.empty(len(labels), dtype=torch.bool, device=hidden.device)
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if wanted else None
-        rows = max(FEWEST_ROWS, MAX_LOGITS // len(weight) // FEWEST_ROWS * FEWEST_ROWS)
-        for first in range(0, len(labels), rows):
-            place = slice(first, first + rows)
+        for first in range(0, len(labels), ROWS):
+            place = slice(first, first + ROWS)
             label = labels[place, None]
             logits = nn.functional.linear(hidden[place], weight, bias)
             highest = logits.amax(-1, keepdim=True)
@@ -97,11 +96,11 @@ def head_is_plain(model: PreTrainedModel) -> bool:
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         return False
-    place = torch.arange(FEWEST_ROWS, device=model.device)
+    place = torch.arange(PROBE_TOKENS, device=model.device)
     arguments = {
         "input_ids": place[None] % head.out_features,
         "position_ids": place[None],
-        "packed_layout": AttentionLayout(np.array([FEWEST_ROWS]), device=model.device),
+        "packed_layout": AttentionLayout(np.array([PROBE_TOKENS]), device=model.device),
         "use_cache": False,
     }
     expected = model(**arguments).logits
