@@ -23,9 +23,9 @@ from setting import alpaca_file, alpaca_recipe, first_records, write_model
 
 NAME = "frozen_prefix"
 LAYERS, ADAPTED = 12, (9, 10, 11)
-RECORDS = 400
+RECORDS = 160
 CLIENTS = 4
-REPETITIONS = 7
+REPETITIONS = 5
 TARGET = 2.5
 
 
