@@ -1,16 +1,32 @@
-"""The contract of an algorithm: `init` and `step` on named tensors."""
+"""The contract of an algorithm: `init` and `step` on named tensors, and what it asks of clients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from torch import Tensor
+
+from fedloom.aggregation.client_rule import ClientRule
 
 Tensors = Mapping[str, Tensor]
 State = dict[str, Tensor]
-Weighting = Literal["examples", "tokens", "uniform"]
+Weighting = Annotated[
+    Literal["examples", "tokens", "uniform"],
+    Field(description="A client's weight: its training examples, its trained label tokens, or 1."),
+]
+# Which factors of LoRA pairs; other trainable tensors are always meant as well.
+Factors = Literal["both", "A", "B"]
+
+
+class RejectedUpdate(ValueError):
+    """An update that must not be aggregated: what is wrong with it, in one line."""
+
+
+class FromRun:
+    """Marks a parameter of an algorithm that follows from the run, and is no key of a recipe."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +38,7 @@ class Update:
         delta: its adapter minus the one it was sent, under the same names.
         num_examples: its training examples.
         metrics: numbers it reports; `label_tokens` is what the weighting "tokens" reads.
-        extra: further tensors an algorithm needs, e.g. control variates.
+        extra: further tensors an algorithm needs, e.g. control variates as "control/<name>".
     """
 
     client: str
@@ -36,16 +52,53 @@ class Update:
         return Update(self.client, {}, self.num_examples, self.metrics)
 
 
-class Algorithm(Protocol):
-    """An aggregation rule with its server state, both plain named tensors."""
+class Algorithm:
+    """An aggregation rule with its server state, both plain named tensors, and its clients' half."""
+
+    # How clients train the adapter that they are sent.
+    client: ClientRule = ClientRule()
+    # How they train, besides, an adapter of their own that nobody else sees; None: they don't.
+    personal: ClientRule | None = None
+    # The factors that clients send; the others stay with their client.
+    shared: Factors = "both"
+    # Whether `sent` holds a change of the base model: factors "base/<layer>.lora_A.weight" [R, in] and
+    # "base/<layer>.lora_B.weight" [out, R], whose product is added to the layer's weight.
+    changes_base: bool = False
+    # Whether clients' adapters may differ in rank.
+    mixed_ranks: bool = False
 
     def init(self, adapter: Tensors) -> State:
         """The server's state before the first round.
 
         Args:
             adapter: the adapter that will be trained.
+
+        Returns:
+            Named tensors.
         """
-        ...
+        return {}
+
+    def sent(self, state: State) -> dict[str, Tensor]:
+        """What clients are sent beside the adapter.
+
+        Args:
+            state: the server's state.
+
+        Returns:
+            Tensors under "<prefix>/<name of the adapter's tensor>".
+        """
+        return {}
+
+    def trained(self, state: State) -> Factors:
+        """The factors that clients train in the next round.
+
+        Args:
+            state: the server's state.
+
+        Returns:
+            Both, or the name of one.
+        """
+        return "both"
 
     def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
         """Turn one round's updates, each as it arrives, into the next adapter.
@@ -53,12 +106,13 @@ class Algorithm(Protocol):
         Args:
             adapter: what was sent to the clients.
             state: the server's state.
-            updates: the clients' updates: to iterate over once, or, where sums are all it takes, to `fold`.
+            updates: the clients' updates: to `collect`, or, where sums are all it takes, to `fold`. Both leave out
+                those that are not acceptable.
 
         Returns:
-            The next adapter and state; the given ones are left as they are.
+            The next adapter and state; the given ones are left as they are. Without an acceptable update they stay.
         """
-        ...
+        raise NotImplementedError
 
 
 def update_weight(update: Update, weighting: Weighting) -> float:
@@ -72,11 +126,11 @@ def update_weight(update: Update, weighting: Weighting) -> float:
         A positive number.
 
     Raises:
-        ValueError: where the weight is missing or not positive.
+        RejectedUpdate: where the weight is missing or not positive.
     """
     if weighting == "uniform":
         return 1.0
     weight = update.num_examples if weighting == "examples" else update.metrics.get("label_tokens")
-    if weight is None or not weight > 0:
-        raise ValueError(f"update of client {update.client!r}: weight by {weighting} is {weight}, must be > 0")
+    if weight is None or not 0 < weight < float("inf"):
+        raise RejectedUpdate(f"weight by {weighting} is {weight}, must be > 0")
     return float(weight)

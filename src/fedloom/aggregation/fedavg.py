@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from fedloom.aggregation.base import State, Tensors, Update, Weighting
+from fedloom.aggregation.base import Algorithm, State, Tensors, Update, Weighting
 from fedloom.aggregation.folding import fold
-from fedloom.aggregation.mean import StreamingMean
+from fedloom.aggregation.mean import StreamingMean, added
 
 
-class FedAvg:
+class FedAvg(Algorithm):
     """x <- x + sum_k p_k (y_k - x), p_k = w_k / sum_j w_j over the clients that answered.
 
     Args:
@@ -19,15 +19,9 @@ class FedAvg:
     """
 
     def __init__(self, weighting: Weighting = "examples") -> None:
-        self.weighting: Weighting = weighting
-
-    def init(self, adapter: Tensors) -> State:
-        """No state; see `Algorithm`."""
-        return {}
+        self.weighting = weighting
 
     def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
-        """One round; without updates the adapter stays; see `Algorithm`."""
+        """One round; see `Algorithm`."""
         delta = fold(updates, StreamingMean(adapter, self.weighting)).mean()
-        if delta is None:
-            return dict(adapter), state
-        return {name: (value.double() + delta[name]).to(value.dtype) for name, value in adapter.items()}, state
+        return (dict(adapter), state) if delta is None else (added(adapter, delta), state)

@@ -1,4 +1,4 @@
-"""The weighted mean of updates, one update in memory at a time; see `fold`."""
+"""Weighted means of updates, one update in memory at a time; see `fold`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from fedloom.aggregation.base import Tensors, Update, Weighting, update_weight
-from fedloom.wire.validation import check_tensors
+from fedloom.aggregation.folding import check_delta
 
 
 class StreamingMean:
     """Accumulates sum_k w_k D_k in fp64, so that the order of arrival does not show in the fp32 result.
 
     Args:
-        reference: the adapter; every update must have its names and shapes.
+        reference: what is averaged; every update must have its names and shapes.
         weighting: see `update_weight`.
     """
 
@@ -35,15 +35,28 @@ class StreamingMean:
             update: a client's update.
 
         Raises:
-            ValueError: where names, shapes, numbers or the weight are not acceptable.
+            RejectedUpdate: where names, shapes, numbers or the weight are not acceptable.
         """
-        check_tensors(update.delta, self._reference, f"update of client {update.client!r}")
         weight = update_weight(update, self._weighting)
+        check_delta(update.delta, self._reference)
         for name, value in update.delta.items():
-            self._sums[name].add_(value.double(), alpha=weight)
+            self._sums[name].add_(value, alpha=weight)
         self._total += weight
 
     def mean(self) -> dict[str, Tensor] | None:
-        """The mean update, fp64, or None where no update came."""
+        """The mean update, fp64, or None where no update came; the sums are used up."""
         total = float(self._total)
-        return {name: value / total for name, value in self._sums.items()} if total else None
+        return {name: value.div_(total) for name, value in self._sums.items()} if total else None
+
+
+def added(adapter: Tensors, delta: Tensors) -> dict[str, Tensor]:
+    """x + D, computed in fp64 and rounded once to the format of x.
+
+    Args:
+        adapter: x.
+        delta: D; what it does not name stays as it is.
+
+    Returns:
+        The sum, under the names of x.
+    """
+    return {name: (delta[name] + value).to(value.dtype) if name in delta else value for name, value in adapter.items()}

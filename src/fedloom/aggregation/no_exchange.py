@@ -6,16 +6,12 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from fedloom.aggregation.base import State, Tensors, Update
+from fedloom.aggregation.base import Algorithm, State, Tensors, Update
 from fedloom.aggregation.folding import fold
 
 
-class NoExchange:
+class NoExchange(Algorithm):
     """x stays x: updates are consumed, so that the clients train, and dropped."""
-
-    def init(self, adapter: Tensors) -> State:
-        """No state; see `Algorithm`."""
-        return {}
 
     def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
         """One round of everyone alone; see `Algorithm`."""
