@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fedloom.aggregation import Accumulator, Update
+from fedloom.aggregation import Accumulator, RejectedUpdate, Update
+from fedloom.aggregation.folding import Folded
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.in_process import InProcessRuntime
 from fedloom.runtime.update_message import largest_update, pack_update, read_report, report_values, unpack_update
@@ -71,19 +72,22 @@ class SharedUpdates:
         self._owners = deal(loads, group.size)
         self._own = in_process.train_some(plan, self._clients_of(group.rank), broadcast)
 
-    def fold(self, into: Accumulator) -> Sequence[Update]:
+    def fold(self, into: Accumulator) -> Folded:
         """Fold the clients' updates where they were trained, and add up the sums; see `Foldable`."""
 
         def work() -> bytes:
-            reports = []
+            reports, rejected = [], {}
             for update in self._own:
-                into.add(update)
+                try:
+                    into.add(update)
+                except RejectedUpdate as rejection:
+                    rejected[update.client] = str(rejection)
                 reports.append(report_values(update))
-            return pack_message({"reports": reports})
+            return pack_message({"reports": reports, "rejected": rejected})
 
-        reports = self._reports(self._group.exchange(work))
+        folded = self._folded(self._group.exchange(work))
         self._group.add_up(into.sums)
-        return reports
+        return folded
 
     def __iter__(self) -> Iterator[Update]:
         """Every client's update, in the plan's order, in the first process; see `Delivered` for the others."""
@@ -112,15 +116,17 @@ class SharedUpdates:
         if owner == self._group.rank:
             return own.pop(client)
         message = self._group.receive(owner, largest_update(self._broadcast), f"update of client {client!r}")
-        return unpack_update(message, client, self._broadcast)
+        return unpack_update(message, client)
 
-    def _reports(self, parts: Sequence[bytes]) -> list[Update]:
+    def _folded(self, parts: Sequence[bytes]) -> Folded:
         reports: dict[str, Update] = {}
+        rejected: dict[str, str] = {}
         for rank, part in enumerate(parts):
             values, _ = unpack_message(part, f"reports of process {rank}")
+            rejected.update(values["rejected"])
             for client, report in zip(self._clients_of(rank), values["reports"], strict=True):
                 reports[client] = read_report(report, client)
-        return [reports[client] for client in self._plan.clients]
+        return Folded([reports[client] for client in self._plan.clients], rejected)
 
     def _clients_of(self, rank: int) -> list[str]:
         return [client for client, owner in zip(self._plan.clients, self._owners, strict=True) if owner == rank]
