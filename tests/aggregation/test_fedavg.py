@@ -67,7 +67,7 @@ def test_the_order_of_arrival_does_not_show(deltas, order, sizes):
     ],
 )
 def test_bad_updates_are_refused_by_name(delta, size, message):
-    with pytest.raises(ValueError, match=f"client 'eve'.*{message}"):
+    with pytest.warns(UserWarning, match=f"client .eve.*{message}"):
         algorithm("fedavg").step(X, {}, [Update("eve", delta, size)])
 
 

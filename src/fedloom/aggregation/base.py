@@ -59,8 +59,12 @@ class Algorithm:
     client: ClientRule = ClientRule()
     # How they train, besides, an adapter of their own that nobody else sees; None: they don't.
     personal: ClientRule | None = None
+    # Whether the clients' rule keeps an adapter of its own, as `ClientFinish.kept["personal"]`.
+    keeps_adapter: bool = False
     # The factors that clients send; the others stay with their client.
     shared: Factors = "both"
+    # The factors that clients have to be sent; they know the others.
+    fetched: Factors = "both"
     # Whether `sent` holds a change of the base model: factors "base/<layer>.lora_A.weight" [R, in] and
     # "base/<layer>.lora_B.weight" [out, R], whose product is added to the layer's weight.
     changes_base: bool = False

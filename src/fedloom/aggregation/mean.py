@@ -50,7 +50,7 @@ class StreamingMean:
 
 
 def added(adapter: Tensors, delta: Tensors) -> dict[str, Tensor]:
-    """x + D, computed in fp64 and rounded once to the format of x.
+    """X + D, computed in fp64 and rounded once to the format of x.
 
     Args:
         adapter: x.

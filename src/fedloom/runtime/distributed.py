@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fedloom.aggregation import Accumulator, RejectedUpdate, Update
+from fedloom.aggregation import Accumulator, Algorithm, RejectedUpdate, Update
 from fedloom.aggregation.folding import Folded
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.in_process import InProcessRuntime
@@ -41,36 +41,42 @@ class DistributedRuntime:
         self.in_process = in_process
         self.group = group
 
-    def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor]) -> SharedUpdates:
+    def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor], algorithm: Algorithm) -> SharedUpdates:
         """Tell the other processes of a round; see `Runtime`."""
         self.group.tell({"do": "train", "plan": vars(plan)}, broadcast)
-        return self.follow(plan, broadcast)
+        return self.follow(plan, broadcast, algorithm)
 
-    def follow(self, plan: RoundPlan, broadcast: Mapping[str, Tensor]) -> SharedUpdates:
+    def follow(self, plan: RoundPlan, broadcast: Mapping[str, Tensor], algorithm: Algorithm) -> SharedUpdates:
         """The updates of a round that the first process has told of.
 
         Args:
             plan: the round.
-            broadcast: the adapter sent to the clients.
+            broadcast: the adapter, and what the algorithm sends beside it.
+            algorithm: whose clients' half says how they train.
 
         Returns:
             The updates; nothing is trained before they are folded or iterated over.
         """
-        return SharedUpdates(self.in_process, self.group, plan, broadcast)
+        return SharedUpdates(self.in_process, self.group, plan, broadcast, algorithm)
 
 
 class SharedUpdates:
     """A round's updates where they are: each with the process that trained its client."""
 
     def __init__(
-        self, in_process: InProcessRuntime, group: ProcessGroup, plan: RoundPlan, broadcast: Mapping[str, Tensor]
+        self,
+        in_process: InProcessRuntime,
+        group: ProcessGroup,
+        plan: RoundPlan,
+        broadcast: Mapping[str, Tensor],
+        algorithm: Algorithm,
     ) -> None:
         self._group = group
         self._plan = plan
         self._broadcast = broadcast
         loads = [in_process.load_of(plan, client) for client in plan.clients]
         self._owners = deal(loads, group.size)
-        self._own = in_process.train_some(plan, self._clients_of(group.rank), broadcast)
+        self._own = in_process.train_some(plan, self._clients_of(group.rank), broadcast, algorithm)
 
     def fold(self, into: Accumulator) -> Folded:
         """Fold the clients' updates where they were trained, and add up the sums; see `Foldable`."""
