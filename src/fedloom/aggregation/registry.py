@@ -16,6 +16,14 @@ from fedloom.errors import UserError, unknown_name
 # bounds and descriptions are checked here and shown by `fedloom schema`.
 ALGORITHMS = {
     "fedavg": "fedavg:FedAvg",
+    "fedprox": "fedprox:FedProx",
+    "scaffold": "scaffold:Scaffold",
+    "fednova": "fednova:FedNova",
+    "feddyn": "feddyn:FedDyn",
+    "fedavgm": "fedopt:FedAvgM",
+    "fedadagrad": "fedopt:FedAdagrad",
+    "fedyogi": "fedopt:FedYogi",
+    "fedadam": "fedopt:FedAdam",
 }
 
 
