@@ -17,8 +17,8 @@ Weighting = Annotated[
     Literal["examples", "tokens", "uniform"],
     Field(description="A client's weight: its training examples, its trained label tokens, or 1."),
 ]
-# Which factors of LoRA pairs; other trainable tensors are always meant as well.
-Factors = Literal["both", "A", "B"]
+# Which of LoRA's factors; other trainable tensors are always meant as well. R is Fed-SB's, square, between A and B.
+Factors = Literal["both", "A", "B", "R"]
 
 
 class RejectedUpdate(ValueError):

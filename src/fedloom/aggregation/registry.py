@@ -24,6 +24,14 @@ ALGORITHMS = {
     "fedadagrad": "fedopt:FedAdagrad",
     "fedyogi": "fedopt:FedYogi",
     "fedadam": "fedopt:FedAdam",
+    "fed_sb": "lora.fed_sb:FedSb",
+    "fedex_lora": "lora.fedex_lora:FedExLora",
+    "fedsa_lora": "lora.fedsa_lora:FedSaLora",
+    "ffa_lora": "lora.ffa_lora:FfaLora",
+    "flexlora": "lora.flexlora:FlexLora",
+    "flora": "lora.flora:Flora",
+    "hetlora": "lora.hetlora:HetLora",
+    "rolora": "lora.rolora:RoLora",
 }
 
 
