@@ -18,7 +18,7 @@ LEVELS = [
     {"launch"},
     {"wire"},
     {"data", "model"},
-    {"aggregation", "evaluation", "report", "training"},
+    {"aggregation", "evaluation", "participation", "report", "training"},
     {"runtime"},
     {"run_directory", "checkpoint"},
     {"session"},
