@@ -36,8 +36,8 @@ class Participants:
 class Participation:
     """Draws a round's clients and simulates who of them answers in time.
 
-    A round depends on nothing but its number and the simulated time at which it starts, which is the sum of the seconds
-    of the rounds before it: whoever stores that sum goes on identically.
+    A round is a pure function of keyed draws and of the simulated time at which it starts. Only a trace makes that time
+    matter; it is then replayed from round 1 (some 0.1 ms a client drawn), so that a run stores nothing to go on from.
 
     Args:
         config: the recipe's section.
@@ -66,19 +66,32 @@ class Participation:
         self._examples = examples
         self._clock = clock
         self._trace = trace
+        # Simulated time at which each round starts, as far as it has been replayed.
+        self._starts = [0.0]
 
-    def round(self, number: int, now: float) -> Participants:
+    def round(self, number: int) -> Participants:
         """Who takes part in a round.
 
         Args:
             number: the round, from 1.
-            now: simulated seconds of all rounds before it; has no effect without a clock, where a trace counts rounds.
 
         Returns:
             The participants. Where fewer clients are available than are to be drawn, all of them are drawn; where none
             is, the round lasts until the next becomes available.
         """
-        time = now if self._clock is not None else number - 1.0
+        return self._round(number, self._start_of(number))
+
+    def _start_of(self, number: int) -> float:
+        """When a round starts, in the unit of the trace: simulated seconds, or rounds where there is no clock."""
+        if self._trace is None or self._clock is None:
+            return number - 1.0
+        while len(self._starts) < number:
+            seconds = self._round(len(self._starts), self._starts[-1]).seconds
+            assert seconds is not None
+            self._starts.append(self._starts[-1] + seconds)
+        return self._starts[number - 1]
+
+    def _round(self, number: int, time: float) -> Participants:
         drawn = self._drawn(number, time)
         if not drawn:
             assert self._trace is not None
@@ -100,9 +113,9 @@ class Participation:
             # to notice drop-outs, and waits for all others.
             seconds = deadline if deadline < math.inf else max(finish.values(), default=0.0)
             reason = f"past the deadline of {deadline:g} simulated seconds"
-        clients = tuple(sorted(client for _, client in counted))
+        clients = {client for _, client in counted}
         missing |= {client: reason for client in answering if client not in clients}
-        return Participants(clients, dict(sorted(missing.items())), seconds)
+        return Participants(tuple(sorted(clients)), dict(sorted(missing.items())), seconds)
 
     def _drawn(self, number: int, time: float) -> list[str]:
         """The round's draw, sorted."""

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fedloom.recipe.base import Config, PositiveInt
 from fedloom.recipe.data_schema import DataConfig
+from fedloom.recipe.participation_schema import ParticipationConfig
 
 
 class LoraConfig(Config):
@@ -75,6 +76,9 @@ class FederationConfig(Config):
 
     rounds: PositiveInt = Field(10, description="How many rounds are trained.")
     clients_per_round: PositiveInt = Field(4, description="Clients drawn for each round.")
+    participation: ParticipationConfig = Field(
+        default_factory=lambda: ParticipationConfig(), description="Who is drawn, and who of them answers in time."
+    )
     algorithm: FedAvgConfig = Field(
         default_factory=lambda: FedAvgConfig(), description="How updates become the next adapter."
     )

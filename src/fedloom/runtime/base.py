@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -22,6 +22,8 @@ class RoundPlan:
         learning_rate: of this round.
         batch_size: examples a step.
         personal: clients go on from their own stored adapter and moments instead of the broadcast one.
+        missing: clients that were drawn and don't count in this simulated round, and why.
+        simulated_seconds: how long the round takes on the recipe's simulated clock; None without one.
     """
 
     arm: str
@@ -30,6 +32,8 @@ class RoundPlan:
     learning_rate: float
     batch_size: int
     personal: bool = False
+    missing: Mapping[str, str] = field(default_factory=dict)
+    simulated_seconds: float | None = None
 
 
 class Runtime(Protocol):

@@ -17,7 +17,7 @@ from fedloom.recipe import Recipe
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.cohort_size import CohortSizer
-from fedloom.training.batches import round_batches
+from fedloom.training.batches import round_batches, round_tokens
 from fedloom.training.cohort import ClientResult, ClientWork, train_cohort
 from fedloom.training.optimizers import local_optimizer
 from fedloom.wire.encoding import encode
@@ -105,11 +105,7 @@ class InProcessRuntime:
         Returns:
             Tokens of a round's batches, were all examples of the client's mean length.
         """
-        examples, local = self.train_examples(client), self.recipe.local
-        tokens = float(examples.lengths.sum())
-        if local.steps is None:
-            return tokens * (local.epochs or 1)
-        return tokens / len(examples) * local.steps * min(plan.batch_size, len(examples))
+        return round_tokens(self.train_examples(client).lengths, self.recipe.local, plan.batch_size)
 
     def _task(self, plan: RoundPlan, client: str) -> _Task:
         examples = self.train_examples(client)
