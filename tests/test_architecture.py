@@ -19,7 +19,7 @@ LEVELS = [
     {"places"},
     {"launch"},
     {"data", "model"},
-    {"evaluation", "report", "training"},
+    {"evaluation", "participation", "report", "training"},
     {"runtime"},
     {"run_directory", "checkpoint"},
     {"session"},

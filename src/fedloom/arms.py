@@ -9,17 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedloom.aggregation import Algorithm, Tensors, algorithm
 from fedloom.aggregation.no_exchange import NoExchange
 from fedloom.aggregation.registry import run_parameters
 from fedloom.aggregation.wrapped import PartlyPrivate
-from fedloom.randomness import numpy_generator
+from fedloom.data.splits import SPLITS
+from fedloom.participation import Clock, Participation, read_trace
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.exchange import personal_adapter, private_names
 from fedloom.session import POOLED, Session
+from fedloom.training.batches import round_tokens
 from fedloom.training.schedule import learning_rate
+from fedloom.wire.encoding import encode
 
 
 @dataclass(frozen=True)
@@ -74,15 +81,19 @@ def build_arms(session: Session) -> list[Arm]:
 def _federated(session: Session, clients: Sequence[str]) -> Arm:
     recipe, federation = session.recipe, session.recipe.federation
 
+    # Opened by the process that plans: only on its machine the trace has to be.
+    participation = cache(lambda: _participation(session, clients))
+
     def plan(number: int) -> RoundPlan:
-        generator = numpy_generator(recipe.seed, "clients", number)
-        drawn = generator.choice(len(clients), federation.clients_per_round, replace=False)
+        participants = participation().round(number)
         return RoundPlan(
             "federated",
             number,
-            tuple(sorted(clients[index] for index in drawn)),
+            participants.clients,
             learning_rate(recipe.local, recipe.local.learning_rate, number, federation.rounds),
             recipe.local.batch_size,
+            missing=participants.missing,
+            simulated_seconds=participants.seconds,
         )
 
     chosen = _algorithm(session)
@@ -118,6 +129,25 @@ def _algorithm(session: Session) -> Algorithm:
     }
     of_run = {name: known[name]() for name in run_parameters(config.name)}
     return algorithm(config.name, **config.parameters, **of_run)
+
+
+def _participation(session: Session, clients: Sequence[str]) -> Participation:
+    recipe, federation = session.recipe, session.recipe.federation
+    config = federation.participation
+
+    def tokens(client: str) -> float:
+        lengths = session.data.examples(client, "train").lengths
+        return round_tokens(lengths, recipe.local, recipe.local.batch_size)
+
+    def examples() -> NDArray[np.int64]:
+        return session.data.sizes()[: len(clients), SPLITS.index("train")]
+
+    clock = None
+    if config.clock is not None:
+        size = len(encode(session.lora.initial(recipe.seed)))
+        clock = Clock(config.clock, recipe.seed, tokens, bytes_down=size, bytes_up=size)
+    trace = None if config.availability_trace is None else read_trace(config.availability_trace, clients)
+    return Participation(config, federation.clients_per_round, recipe.seed, clients, examples, clock, trace)
 
 
 def _baseline(

@@ -16,6 +16,7 @@ from fedloom.errors import UserError
 from fedloom.model.peft_format import export_adapter
 from fedloom.report.events import EventLog
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDirectory, write_json
+from fedloom.runtime import RoundPlan
 from fedloom.runtime.tally import Tally
 from fedloom.session import Session, describe_session
 from fedloom.shared_work import open_run
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from fedloom.runtime.process_group import ProcessGroup
 
 Listener = Callable[[dict[str, Any]], None]
+# Of a round's event and of the totals: seconds that passed on the recipe's simulated clock only.
+SIMULATED = "simulated_seconds"
 # Given the rounds of every arm, something that listens to events while it is open.
 Observer = Callable[[dict[str, int]], AbstractContextManager[Listener]]
 
@@ -84,7 +87,7 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
         updates = tally.watch(session.runtime.train(plan, {**state.adapter, **sent}, arm.algorithm))
         state.adapter, state.algorithm = arm.algorithm.step(state.adapter, state.algorithm, updates)
         state.round = number
-        _record(log, state, arm, tally, time.perf_counter() - began)
+        _record(log, state, plan, tally, time.perf_counter() - began)
         if number == arm.rounds or (every is not None and number % every == 0):
             began = time.perf_counter()
             result = arm.evaluate({**state.adapter, **arm.algorithm.sent(state.algorithm)}, number)
@@ -116,14 +119,18 @@ def _next_arm(session: Session, arms: list[Arm], state: RunState) -> None:
     state.algorithm = arms[state.arm].algorithm.init(state.adapter)
 
 
-def _record(log: EventLog, state: RunState, arm: Arm, tally: Tally, seconds: float) -> None:
+def _record(log: EventLog, state: RunState, plan: RoundPlan, tally: Tally, seconds: float) -> None:
     state.totals["seconds"] += seconds
     numbers = {"loss": tally.loss, "tokens": tally.tokens, "train_seconds": tally.train_seconds}
-    if arm.name != "federated":
-        log.append("baseline_round", arm=arm.name, round=state.round, **numbers)
+    if plan.arm != "federated":
+        log.append("baseline_round", arm=plan.arm, round=state.round, **numbers)
         return
     for key in ("bytes_up", "bytes_down", "tokens"):
         state.totals[key] += getattr(tally, key)
+    simulated: dict[str, Any] = {"missing": plan.missing} if plan.missing else {}
+    if plan.simulated_seconds is not None:
+        simulated[SIMULATED] = plan.simulated_seconds
+        state.totals[SIMULATED] = state.totals.get(SIMULATED, 0.0) + plan.simulated_seconds
     log.append(
         "round",
         round=state.round,
@@ -134,6 +141,7 @@ def _record(log: EventLog, state: RunState, arm: Arm, tally: Tally, seconds: flo
         bytes_down=tally.bytes_down,
         client_losses=tally.losses,
         **({"rejected": tally.rejected} if tally.rejected else {}),
+        **simulated,
     )
     state.totals["rejected"] += len(tally.rejected)
 

@@ -20,6 +20,7 @@ from fedloom.model.decoder_layer import frozen_layers, use_own_layers
 from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.lanes import Lanes
+from fedloom.participation import check_participation
 from fedloom.recipe import Recipe
 from fedloom.run_directory import CLIENTS, DATA
 from fedloom.runtime import Runtime
@@ -108,6 +109,8 @@ def open_data(recipe: Recipe, directory: Path) -> FederatedData:
     data, _ = prepare_data(recipe, directory / DATA)
     return_freed_memory()
     check_examples(data, recipe.evaluation.split)
+    federation = recipe.federation
+    check_participation(federation.participation, federation.clients_per_round, data.clients)
     return data
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from fedloom.recipe.algorithm import AlgorithmConfig, default_algorithm
 from fedloom.recipe.base import Config, PositiveInt
 from fedloom.recipe.data_schema import DataConfig
+from fedloom.recipe.participation_schema import ParticipationConfig
 
 
 class RankGroup(Config):
@@ -128,6 +129,9 @@ class FederationConfig(Config):
 
     rounds: PositiveInt = Field(10, description="How many rounds are trained.")
     clients_per_round: PositiveInt = Field(4, description="Clients drawn for each round.")
+    participation: ParticipationConfig = Field(
+        default_factory=lambda: ParticipationConfig(), description="Who is drawn, and who of them answers in time."
+    )
     algorithm: AlgorithmConfig = Field(
         default_factory=default_algorithm, description="How updates become the next adapter; see docs/algorithms.md."
     )

@@ -19,7 +19,7 @@ from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.cohort_size import CohortSizer
 from fedloom.runtime.exchange import Exchange
 from fedloom.runtime.task import ClientTask
-from fedloom.training.batches import round_batches
+from fedloom.training.batches import round_batches, round_tokens
 from fedloom.training.client import ClientWork, LocalTraining
 from fedloom.training.cohort import ClientResult, train_cohort
 from fedloom.training.optimizers import local_optimizer
@@ -109,11 +109,7 @@ class InProcessRuntime:
         Returns:
             Tokens of a round's batches, were all examples of the client's mean length.
         """
-        examples, local = self.train_examples(client), self.recipe.local
-        tokens = float(examples.lengths.sum())
-        if local.steps is None:
-            return tokens * (local.epochs or 1)
-        return tokens / len(examples) * local.steps * min(plan.batch_size, len(examples))
+        return round_tokens(self.train_examples(client).lengths, self.recipe.local, plan.batch_size)
 
     def _task(self, plan: RoundPlan, client: str) -> ClientTask:
         examples = self.train_examples(client)

@@ -35,9 +35,9 @@ class Tally:
     train_seconds: float = 0.0
 
     @property
-    def loss(self) -> float:
-        """Mean training loss, weighted by examples."""
-        return self.weighted_loss / self.examples
+    def loss(self) -> float | None:
+        """Mean training loss, weighted by examples; None where nobody trained."""
+        return self.weighted_loss / self.examples if self.examples else None
 
     def watch(self, updates: Iterable[Update]) -> Iterable[Update]:
         """Pass updates on, noting what they report.

@@ -8,6 +8,23 @@ from fedloom.randomness import numpy_generator
 from fedloom.recipe.schema import LocalConfig
 
 
+def round_tokens(lengths: np.ndarray, local: LocalConfig, batch_size: int) -> float:
+    """How much a client trains in a round, roughly: the same in every round.
+
+    Args:
+        lengths: [examples] int64, tokens of its training examples.
+        local: steps or epochs.
+        batch_size: examples a step.
+
+    Returns:
+        Tokens of a round's batches, were all examples of their mean length.
+    """
+    tokens = float(lengths.sum())
+    if local.steps is None:
+        return tokens * (local.epochs or 1)
+    return tokens / len(lengths) * local.steps * min(batch_size, len(lengths))
+
+
 def round_batches(
     examples: int, local: LocalConfig, batch_size: int, seed: int, round_number: int, client: str
 ) -> list[np.ndarray]:

@@ -1,0 +1,64 @@
+"""The section federation.participation of a recipe: who takes part in a round, and when, on a simulated clock."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from fedloom.recipe.base import Config, Fraction
+
+
+class ClockConfig(Config):
+    """Simulated seconds that a client's round takes: training tokens over its speed, and the adapter's transfer.
+
+    The model and its defaults are our choice; nothing here is measured, and no run waits for it.
+    """
+
+    tokens_per_second: float = Field(1000.0, gt=0, description="Training speed of the median client (simulated).")
+    spread: float = Field(
+        0.5, ge=0, description="Clients' speeds are log-normal: the deviation of their logarithm from client to client."
+    )
+    jitter: float = Field(
+        0.1, ge=0, description="The same from round to round of one client; 0: each is always equally fast."
+    )
+    upload_bytes_per_second: float = Field(1e6, gt=0, description="From every client to the server (simulated).")
+    download_bytes_per_second: float = Field(1e6, gt=0, description="From the server to every client (simulated).")
+
+
+class ParticipationConfig(Config):
+    """Who is drawn for a round, and who of them answers in time; everything is simulated."""
+
+    sampling: Literal["uniform", "examples"] = Field(
+        "uniform",
+        description="Clients are drawn without replacement: all alike, or one after the other with probability "
+        "proportional to their training examples. Then size counts twice, unless the algorithm weights uniformly.",
+    )
+    availability_trace: str | None = Field(
+        None,
+        min_length=1,
+        description="A JSON Lines or CSV file with client, from and to: only clients available at a round's start are "
+        "drawn. In simulated seconds, or in rounds where there is no clock; both from 0, `to` excluded. A trace "
+        "shorter than the run repeats.",
+    )
+    drop_out: Fraction = Field(0.0, description="Probability that a drawn client never answers.")
+    over_selection: float | None = Field(
+        None,
+        gt=1,
+        description="So many times clients_per_round are drawn, rounded up, and the first clients_per_round to finish "
+        "count (arXiv 1902.01046).",
+    )
+    deadline: float | None = Field(
+        None, gt=0, description="Simulated seconds after which a round ends; who hasn't answered by then doesn't count."
+    )
+    clock: ClockConfig | None = Field(
+        None, description="Simulates how long clients take; {} takes every default. Default: rounds have no duration."
+    )
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> ParticipationConfig:
+        if self.clock is None:
+            for name in ("over_selection", "deadline"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} has no effect without a clock, which says when clients finish: add clock")
+        return self
