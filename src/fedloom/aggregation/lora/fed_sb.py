@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedloom.aggregation.base import Algorithm, Factors, State, Tensors, Update, Weighting
 from fedloom.aggregation.lora.factor_mean import factor_mean
-from fedloom.aggregation.lora.factors import ENDINGS, lora_layers
+from fedloom.aggregation.lora.factors import ENDINGS, lora_layers, rank_of
 from fedloom.aggregation.mean import added
 from fedloom.errors import UserError
 
@@ -28,7 +28,7 @@ class FedSb(Algorithm):
     def init(self, adapter: Tensors) -> State:
         """No state; checks that the adapter has square matrices. See `Algorithm`."""
         for layer in lora_layers(adapter):
-            name, rank = layer + ENDINGS["R"], adapter[layer + ENDINGS["A"]].shape[0]
+            name, rank = layer + ENDINGS["R"], rank_of(adapter, layer)
             if name not in adapter or adapter[name].shape != (rank, rank):
                 found = list(adapter[name].shape) if name in adapter else "missing"
                 raise UserError(f"adapter: {name} is {found}, must be [{rank}, {rank}] (fed_sb)")
