@@ -32,8 +32,8 @@ def initial(draw, square):
 
 def average(x, ys, p, ending):
     """The mean over one factor, and over the head, which follows FedAvg in every rule."""
-    means = {name: sum(w * y[name] for w, y in zip(p, ys, strict=True)) for name in ys[0]}
-    return {n: means[n] if n == HEAD or n.endswith(ending) else value for n, value in x.items()}
+    averaged = [name for name in x if name == HEAD or name.endswith(ending)]
+    return x | {name: sum(weight * y[name] for weight, y in zip(p, ys, strict=True)) for name in averaged}
 
 
 def one_factor(ending):
