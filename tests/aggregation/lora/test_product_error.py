@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedloom.aggregation import algorithm
@@ -112,6 +112,7 @@ def play(setting, name, options, trained, sent):
 
 
 @pytest.mark.parametrize("case", CASES)
+@settings(deadline=None)
 @given(setting=SETTINGS)
 def test_error_against_the_mean_of_products(case, setting):
     name, options, trained, sent, expected = CASES[case]
