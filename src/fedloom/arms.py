@@ -100,7 +100,7 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
 
     chosen = _algorithm(session)
     private = private_names(session.lora.shapes, chosen.shared, federation.private)
-    if private:
+    if federation.private:
         chosen = PartlyPrivate(chosen, private.__contains__)
 
     def evaluate(adapter: Tensors, done: int) -> dict[str, Any]:

@@ -102,6 +102,11 @@ def heads_of(adapter: Tensors) -> dict[str, Tensor]:
     return {name: value for name, value in adapter.items() if factor_of(name) is None}
 
 
+def rank_of(adapter: Tensors, layer: str) -> int:
+    """The rank r of a layer's factors."""
+    return int(adapter[layer + ENDINGS["A"]].shape[0])
+
+
 def pair_of(adapter: Tensors, layer: str) -> Pair:
     """A layer's factors.
 

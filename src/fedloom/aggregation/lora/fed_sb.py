@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedloom.aggregation.base import Algorithm, Factors, State, Tensors, Update, Weighting
 from fedloom.aggregation.lora.factor_mean import factor_mean
-from fedloom.aggregation.lora.factors import ENDINGS, Pair, lora_layers, pair_of, product_svd
+from fedloom.aggregation.lora.factors import ENDINGS, Pair, lora_layers, pair_of, product_svd, rank_of
 from fedloom.aggregation.mean import added
 from fedloom.errors import UserError
 
@@ -43,7 +43,7 @@ class FedSb(Algorithm):
     def init(self, adapter: Tensors) -> State:
         """Rounds of warm-up that are done; checks that the adapter has square matrices. See `Algorithm`."""
         for layer in lora_layers(adapter):
-            name, rank = layer + ENDINGS["R"], adapter[layer + ENDINGS["A"]].shape[0]
+            name, rank = layer + ENDINGS["R"], rank_of(adapter, layer)
             if name not in adapter or adapter[name].shape != (rank, rank):
                 found = list(adapter[name].shape) if name in adapter else "missing"
                 raise UserError(f"adapter: {name} is {found}, must be [{rank}, {rank}] (fed_sb)")
