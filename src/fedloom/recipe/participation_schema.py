@@ -62,3 +62,17 @@ class ParticipationConfig(Config):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} has no effect without a clock, which says when clients finish: add clock")
         return self
+
+    def check_asynchronous(self) -> None:
+        """Check the section of a federation whose rounds are flushes of an asynchronous buffer.
+
+        Raises:
+            ValueError: where the clock is missing, or an option belongs to synchronous rounds.
+        """
+        if self.clock is None:
+            raise ValueError("participation.clock: is required by asynchronous aggregation, whose order it simulates")
+        for name, option in type(self).model_fields.items():
+            if name != "clock" and getattr(self, name) != option.default:
+                raise ValueError(
+                    f"participation.{name} has no effect on asynchronous aggregation, which draws uniformly"
+                )
