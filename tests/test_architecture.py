@@ -13,12 +13,13 @@ LONGEST_LOOP = 250
 # From the ground up; a module imports from its own room and from levels below its own.
 LEVELS = [
     {"errors", "randomness", "__init__"},
+    {"wire"},
+    {"aggregation"},
     {"recipe"},
     {"places"},
     {"launch"},
-    {"wire"},
     {"data", "model"},
-    {"aggregation", "evaluation", "participation", "report", "training"},
+    {"evaluation", "participation", "report", "training"},
     {"runtime"},
     {"run_directory", "checkpoint"},
     {"session"},

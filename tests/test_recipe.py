@@ -11,9 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from fedloom.aggregation.registry import ALGORITHMS, parameters_model
 from fedloom.cli import main
 from fedloom.errors import UserError
 from fedloom.recipe import Recipe, load_recipe, recipe_yaml, validate_recipe
+from fedloom.recipe.algorithm import AlgorithmConfig
 from fedloom.recipe.shipped import first_comment, shipped_recipes
 
 # Every name and value that a recipe of the first release may hold; it may grow, nothing may go.
@@ -178,6 +180,9 @@ def test_every_key_is_described(section: type[BaseModel]) -> None:
 
 def properties(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
     sections = {"Recipe": schema, **schema["$defs"]}
+    # The algorithm's section is one of several, each with its own keys.
+    for alternative in sections.pop("AlgorithmConfig")["oneOf"]:
+        sections[alternative["properties"].pop("name")["const"]] = alternative
     return {f"{name}.{key}": value for name, s in sections.items() for key, value in s["properties"].items()}
 
 
@@ -187,7 +192,9 @@ def test_schema_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         main()
     assert not exit_.value.code
     schema = json.loads(capsys.readouterr().out)
-    expected = {f"{section.__name__}.{key}" for section in models_in(Recipe) for key in section.model_fields}
+    sections = {model.__name__: model for model in models_in(Recipe) if model is not AlgorithmConfig}
+    sections |= {name: parameters_model(name) for name in ALGORITHMS}
+    expected = {f"{name}.{key}" for name, section in sections.items() for key in section.model_fields}
     assert set(properties(schema)) == expected
     assert [key for key, value in properties(schema).items() if not value.get("description")] == []
     jsonschema = pytest.importorskip("jsonschema")

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from fedloom.aggregation import Algorithm, Tensors, algorithm
 from fedloom.aggregation.no_exchange import NoExchange
+from fedloom.aggregation.registry import run_parameters
+from fedloom.aggregation.wrapped import PartlyPrivate
 from fedloom.data.splits import SPLITS
 from fedloom.participation import Clock, Participation, read_trace
 from fedloom.runtime import RoundPlan
-from fedloom.runtime.in_process import personal_adapter
+from fedloom.runtime.exchange import personal_adapter, private_names
 from fedloom.session import POOLED, Session
 from fedloom.training.batches import round_tokens
 from fedloom.training.schedule import learning_rate
@@ -32,11 +34,12 @@ class Arm:
     """One course of training within a run.
 
     Args:
-        name: federated, local or centralized.
+        name: federated, fine_tuned, local or centralized.
         rounds: how many.
         plan: the plan of a round, by its number.
         algorithm: folds updates into the shared adapter.
-        evaluate: the arm's result after so many rounds, given the shared adapter.
+        evaluate: the arm's result after so many rounds, given the shared adapter and what is sent beside it.
+        continues: it starts from the adapter that the arm before has ended with.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Arm:
     plan: Callable[[int], RoundPlan]
     algorithm: Algorithm
     evaluate: Callable[[Tensors, int], dict[str, Any]]
+    continues: bool = False
 
 
 def build_arms(session: Session) -> list[Arm]:
@@ -58,9 +62,12 @@ def build_arms(session: Session) -> list[Arm]:
     recipe, clients = session.recipe, session.data.clients
     federation, local = recipe.federation, recipe.local
     arms = [_federated(session, clients)]
-    for baseline in recipe.baselines:
+    # What goes on from the federation's adapter comes right after it.
+    for baseline in sorted(recipe.baselines, key=lambda baseline: baseline.kind != "fine_tuned"):
         rate = baseline.learning_rate or local.learning_rate
-        if baseline.kind == "local":
+        if baseline.kind == "fine_tuned":
+            arms.append(_baseline(session, "fine_tuned", clients, baseline.rounds or 1, local.batch_size, rate))
+        elif baseline.kind == "local":
             # Alone, a client does what it would do on average in the federation.
             share = federation.clients_per_round / len(clients)
             rounds = max(1, round(federation.rounds * share))
@@ -73,8 +80,6 @@ def build_arms(session: Session) -> list[Arm]:
 
 def _federated(session: Session, clients: Sequence[str]) -> Arm:
     recipe, federation = session.recipe, session.recipe.federation
-    parameters = federation.algorithm.model_dump()
-    name = parameters.pop("name")
 
     # Opened by the process that plans: only on its machine the trace has to be.
     participation = cache(lambda: _participation(session, clients))
@@ -91,10 +96,39 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             simulated_seconds=participants.seconds,
         )
 
-    def evaluate(adapter: Tensors, _: int) -> dict[str, Any]:
-        return session.evaluator.shared(adapter)
+    chosen = _algorithm(session)
+    private = private_names(session.lora.shapes, chosen.shared, federation.private)
+    if private:
+        chosen = PartlyPrivate(chosen, private.__contains__)
 
-    return Arm("federated", federation.rounds, plan, algorithm(name, **parameters), evaluate)
+    def evaluate(adapter: Tensors, done: int) -> dict[str, Any]:
+        def own(client: str) -> Tensors:
+            return {**adapter, **personal_adapter(session.store, "federated", client, done)}
+
+        if private:
+            # Nobody uses the shared part alone.
+            return session.evaluator.personal(own)
+        result = session.evaluator.shared(adapter)
+        if chosen.personal is not None or chosen.keeps_adapter:
+            result["personal"] = session.evaluator.personal(own)["own"]
+        return result
+
+    return Arm("federated", federation.rounds, plan, chosen, evaluate)
+
+
+def _algorithm(session: Session) -> Algorithm:
+    """The recipe's algorithm, told what it has to know of the run."""
+    recipe, data = session.recipe, session.data
+    config = recipe.federation.algorithm
+    known: dict[str, Callable[[], Any]] = {
+        "clients": lambda: len(data.clients),
+        "total_examples": lambda: data.totals()["train"],
+        "momentum": lambda: recipe.local.momentum,
+        "seed": lambda: recipe.seed,
+        "scale": lambda: session.lora.scale,
+    }
+    of_run = {name: known[name]() for name in run_parameters(config.name)}
+    return algorithm(config.name, **config.parameters, **of_run)
 
 
 def _participation(session: Session, clients: Sequence[str]) -> Participation:
@@ -131,4 +165,4 @@ def _baseline(
             return session.evaluator.shared(own(POOLED))
         return session.evaluator.personal(own)
 
-    return Arm(name, rounds, plan, NoExchange(), evaluate)
+    return Arm(name, rounds, plan, NoExchange(), evaluate, continues=name == "fine_tuned")

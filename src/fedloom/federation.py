@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,13 +82,15 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
         began = time.perf_counter()
         plan = arm.plan(number)
         tally = Tally()
-        updates = tally.watch(session.runtime.train(plan, state.adapter))
+        sent = arm.algorithm.sent(state.algorithm)
+        plan = replace(plan, trained=arm.algorithm.trained(state.algorithm))
+        updates = tally.watch(session.runtime.train(plan, {**state.adapter, **sent}, arm.algorithm))
         state.adapter, state.algorithm = arm.algorithm.step(state.adapter, state.algorithm, updates)
         state.round = number
         _record(log, state, plan, tally, time.perf_counter() - began)
         if number == arm.rounds or (every is not None and number % every == 0):
             began = time.perf_counter()
-            result = arm.evaluate(state.adapter, number)
+            result = arm.evaluate({**state.adapter, **arm.algorithm.sent(state.algorithm)}, number)
             _record_result(log, state, arm.name, result, time.perf_counter() - began)
         if number == arm.rounds and arm.name == "federated":
             export_adapter(path / ADAPTER, state.adapter, session.model, session.lora, session.recipe.model)
@@ -101,7 +104,7 @@ def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> 
     log.append("start", **describe_session(session), data_seconds=data_seconds)
     state = RunState(adapter=session.lora.initial(session.recipe.seed))
     state.algorithm = first.algorithm.init(state.adapter)
-    state.totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0}
+    state.totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0, "rejected": 0}
     began = time.perf_counter()
     result = first.evaluate(state.adapter, 0)
     _record_result(log, state, "base", result, time.perf_counter() - began)
@@ -109,9 +112,10 @@ def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> 
 
 
 def _next_arm(session: Session, arms: list[Arm], state: RunState) -> None:
-    """Every arm starts where the federation started: same seed, same fresh adapter."""
+    """Every arm starts where the federation started, same seed, same fresh adapter, or where it ended."""
     state.arm, state.round = state.arm + 1, 0
-    state.adapter = session.lora.initial(session.recipe.seed)
+    if not arms[state.arm].continues:
+        state.adapter = session.lora.initial(session.recipe.seed)
     state.algorithm = arms[state.arm].algorithm.init(state.adapter)
 
 
@@ -136,8 +140,10 @@ def _record(log: EventLog, state: RunState, plan: RoundPlan, tally: Tally, secon
         bytes_up=tally.bytes_up,
         bytes_down=tally.bytes_down,
         client_losses=tally.losses,
+        **({"rejected": tally.rejected} if tally.rejected else {}),
         **simulated,
     )
+    state.totals["rejected"] += len(tally.rejected)
 
 
 def _record_result(log: EventLog, state: RunState, arm: str, result: dict[str, Any], seconds: float) -> None:

@@ -24,6 +24,7 @@ from fedloom.participation import check_participation
 from fedloom.recipe import Recipe
 from fedloom.run_directory import CLIENTS, DATA
 from fedloom.runtime import Runtime
+from fedloom.runtime.attack import Attack
 from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.distributed import DistributedRuntime
 from fedloom.runtime.in_process import InProcessRuntime
@@ -155,7 +156,9 @@ def assemble(recipe: Recipe, directory: Path, data: FederatedData, group: Proces
             return data.all_examples("train")
         return data.examples(client, "train")
 
-    in_process = InProcessRuntime(model, lora, recipe, train_examples, store, lanes)
+    planned = recipe.federation.attack
+    attack = None if planned is None else Attack(planned, recipe.seed, data.clients, model.config.vocab_size)
+    in_process = InProcessRuntime(model, lora, recipe, train_examples, store, lanes, attack)
     runtime = in_process if group is None else DistributedRuntime(in_process, group)
     return Session(recipe, data, model, lora, store, runtime, Evaluator(model, lora, recipe, data, passes))
 

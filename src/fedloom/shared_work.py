@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fedloom.aggregation import Algorithm, State, Tensors, Update
+from fedloom.aggregation.wrapped import Wrapped
 from fedloom.arms import Arm, build_arms
 from fedloom.data.federated import reopen
 from fedloom.errors import UserError
@@ -95,7 +96,8 @@ def follow(group: ProcessGroup) -> None:
             assert isinstance(session.runtime, DistributedRuntime)
             if order["do"] == "train":
                 plan = RoundPlan(**{**order["plan"], "clients": tuple(order["plan"]["clients"])})
-                updates = session.runtime.follow(plan, tensors)
+                algorithm = next(arm.algorithm for arm in arms if arm.name == plan.arm)
+                updates = session.runtime.follow(plan, tensors, algorithm)
             elif order["do"] == "step":
                 assert updates is not None
                 adapter, state = _without_prefix(tensors, ADAPTER), _without_prefix(tensors, STATE)
@@ -176,24 +178,20 @@ def _facts(session: Session) -> dict[str, Any]:
     return facts | versions | {"device": session.model.device.type}
 
 
-class _LedAlgorithm:
+class _LedAlgorithm(Wrapped):
     """An algorithm whose step the other processes take as well, each with its own clients' updates."""
 
     def __init__(self, algorithm: Algorithm, arm: int, group: ProcessGroup) -> None:
-        self._algorithm = algorithm
+        super().__init__(algorithm)
         self._arm = arm
         self._group = group
-
-    def init(self, adapter: Tensors) -> State:
-        """See `Algorithm`."""
-        return self._algorithm.init(adapter)
 
     def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
         """Tell the others of the step, and take it; see `Algorithm`."""
         tensors = {ADAPTER + name: value for name, value in adapter.items()}
         tensors |= {STATE + name: value for name, value in state.items()}
         self._group.tell({"do": "step", "arm": self._arm}, tensors)
-        return self._algorithm.step(adapter, state, updates)
+        return self.inner.step(adapter, state, updates)
 
 
 def _led(arm: Arm, index: int, group: ProcessGroup) -> Arm:

@@ -67,8 +67,10 @@ def test_the_order_of_arrival_does_not_show(deltas, order, sizes):
     ],
 )
 def test_bad_updates_are_refused_by_name(delta, size, message):
-    with pytest.raises(ValueError, match=f"client 'eve'.*{message}"):
-        algorithm("fedavg").step(X, {}, [Update("eve", delta, size)])
+    good = Update("adam", {"w": torch.tensor([0.5, 0.25])}, 2)
+    with pytest.warns(UserWarning, match=f"client 'eve' rejected.*{message}"):
+        adapter, _ = algorithm("fedavg").step(X, {}, [good, Update("eve", delta, size)])
+    assert torch.equal(adapter["w"], X["w"] + good.delta["w"])
 
 
 def test_unknown_names():

@@ -17,8 +17,8 @@ Weighting = Annotated[
     Literal["examples", "tokens", "uniform"],
     Field(description="A client's weight: its training examples, its trained label tokens, or 1."),
 ]
-# Which factors of LoRA pairs; other trainable tensors are always meant as well.
-Factors = Literal["both", "A", "B"]
+# Which of LoRA's factors; other trainable tensors are always meant as well. R is Fed-SB's, square, between A and B.
+Factors = Literal["both", "A", "B", "R"]
 
 
 class RejectedUpdate(ValueError):
@@ -59,8 +59,12 @@ class Algorithm:
     client: ClientRule = ClientRule()
     # How they train, besides, an adapter of their own that nobody else sees; None: they don't.
     personal: ClientRule | None = None
+    # Whether the clients' rule keeps an adapter of its own, as `ClientFinish.kept["personal"]`.
+    keeps_adapter: bool = False
     # The factors that clients send; the others stay with their client.
     shared: Factors = "both"
+    # The factors that clients have to be sent; they know the others.
+    fetched: Factors = "both"
     # Whether `sent` holds a change of the base model: factors "base/<layer>.lora_A.weight" [R, in] and
     # "base/<layer>.lora_B.weight" [out, R], whose product is added to the layer's weight.
     changes_base: bool = False

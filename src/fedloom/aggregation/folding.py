@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
@@ -39,21 +40,38 @@ class Accumulator(Protocol):
 AccumulatorType = TypeVar("AccumulatorType", bound=Accumulator)
 
 
+@dataclass
+class Folded:
+    """What became of updates that were folded where they are.
+
+    Args:
+        reports: all of them without their tensors, in the plan's order.
+        rejected: why some of them were left out, by client.
+    """
+
+    reports: list[Update] = field(default_factory=list)
+    rejected: dict[str, str] = field(default_factory=dict)
+
+
 @runtime_checkable
-class UpdateStream(Protocol):
-    """Updates that know how to be folded without being handed out, and want to know which were rejected."""
+class Foldable(Protocol):
+    """Updates that know how to be folded without being handed out."""
 
-    def __iter__(self) -> Iterator[Update]:
-        """Hand out every update, once."""
-        ...
-
-    def fold(self, into: Accumulator) -> None:
+    def fold(self, into: Accumulator) -> Folded:
         """Add every acceptable update to an accumulator.
 
         Args:
             into: the accumulator.
+
+        Returns:
+            What became of them.
         """
         ...
+
+
+@runtime_checkable
+class Rejecting(Protocol):
+    """Updates that want to know which of them were not acceptable."""
 
     def reject(self, client: str, reason: str) -> None:
         """Hear that an update handed out is not acceptable.
@@ -75,7 +93,7 @@ def fold(updates: Iterable[Update], into: AccumulatorType) -> AccumulatorType:
     Returns:
         The accumulator.
     """
-    if isinstance(updates, UpdateStream):
+    if isinstance(updates, Foldable):
         updates.fold(into)
     else:
         for _ in accepted(updates, into.add):
@@ -97,7 +115,7 @@ def accepted(updates: Iterable[Update], check: Callable[[Update], None]) -> Iter
         try:
             check(update)
         except RejectedUpdate as rejection:
-            if isinstance(updates, UpdateStream):
+            if isinstance(updates, Rejecting):
                 updates.reject(update.client, str(rejection))
             else:
                 warnings.warn(f"update of client {update.client!r} rejected: {rejection}", stacklevel=2)

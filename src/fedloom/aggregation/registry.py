@@ -16,6 +16,22 @@ from fedloom.errors import UserError, unknown_name
 # bounds and descriptions are checked here and shown by `fedloom schema`.
 ALGORITHMS = {
     "fedavg": "fedavg:FedAvg",
+    "fedprox": "fedprox:FedProx",
+    "scaffold": "scaffold:Scaffold",
+    "fednova": "fednova:FedNova",
+    "feddyn": "feddyn:FedDyn",
+    "fedavgm": "fedopt:FedAvgM",
+    "fedadagrad": "fedopt:FedAdagrad",
+    "fedyogi": "fedopt:FedYogi",
+    "fedadam": "fedopt:FedAdam",
+    "fed_sb": "lora.fed_sb:FedSb",
+    "fedex_lora": "lora.fedex_lora:FedExLora",
+    "fedsa_lora": "lora.fedsa_lora:FedSaLora",
+    "ffa_lora": "lora.ffa_lora:FfaLora",
+    "flexlora": "lora.flexlora:FlexLora",
+    "flora": "lora.flora:Flora",
+    "hetlora": "lora.hetlora:HetLora",
+    "rolora": "lora.rolora:RoLora",
 }
 
 

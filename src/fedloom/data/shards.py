@@ -116,8 +116,8 @@ class ExampleSet:
         """Read which tokens of one example the model learns to predict: [length] bool."""
         return np.asarray(self._arrays.trained[self._range(place)], dtype=np.bool_)
 
-    def key(self, place: int) -> int:
-        """One example's row in the shards: no other example of the run has it."""
+    def key(self, place: int) -> int | None:
+        """One example's row in the shards: no other example of the run has it. None for contents of its own."""
         return int(self._indices[place])
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ExampleSet:

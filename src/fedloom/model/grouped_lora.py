@@ -107,7 +107,7 @@ class GroupedLora:
     """
 
     def __init__(self, model: PreTrainedModel, config: LoraConfig) -> None:
-        self.scale = config.alpha / config.rank
+        self.scale = config.alpha / config.largest_rank
         self.plain_head = head_is_plain(model)
         # Whether the decoder layers are computed by `decoder_layer`; see `use_own_layers`.
         self.own_layers = False
@@ -123,8 +123,8 @@ class GroupedLora:
             assert isinstance(base, (nn.Linear, Conv1D))
             inputs, outputs = _sizes(base)
             setattr(parent, name.rpartition(".")[2], GroupedLoraLayer(base, self, name))
-            self.shapes[f"{PREFIX}{name}.lora_A.weight"] = (config.rank, inputs)
-            self.shapes[f"{PREFIX}{name}.lora_B.weight"] = (outputs, config.rank)
+            self.shapes[f"{PREFIX}{name}.lora_A.weight"] = (config.largest_rank, inputs)
+            self.shapes[f"{PREFIX}{name}.lora_B.weight"] = (outputs, config.largest_rank)
         self.size = sum(rows * columns for rows, columns in self.shapes.values())
         self.device = next(model.parameters()).device
         self._loaded = _Loaded()

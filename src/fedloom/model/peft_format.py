@@ -51,7 +51,7 @@ def export_adapter(
 def _peft_settings(model: PreTrainedModel, lora: GroupedLora, config: ModelConfig) -> dict[str, Any]:
     layers = {name: module for name, module in model.named_modules() if isinstance(module, GroupedLoraLayer)}
     settings = peft.LoraConfig(
-        r=config.adapter.rank,
+        r=config.adapter.largest_rank,
         lora_alpha=config.adapter.alpha,  # type: ignore[arg-type]
         lora_dropout=0.0,
         bias="none",

@@ -9,17 +9,36 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from fedloom.recipe.algorithm import AlgorithmConfig, default_algorithm
 from fedloom.recipe.base import Config, PositiveInt
 from fedloom.recipe.data_schema import DataConfig
 from fedloom.recipe.participation_schema import ParticipationConfig
+
+
+class RankGroup(Config):
+    """Clients whose adapters have a rank of their own."""
+
+    rank: PositiveInt = Field(description="Inner size of these clients' factors.")
+    share: float | None = Field(
+        None, gt=0, le=1, description="Probability that a client no group names is in this one (shares add up to 1)."
+    )
+    clients: list[str] | None = Field(None, description="Names of its clients.")
+
+    @model_validator(mode="after")
+    def _has_members(self) -> RankGroup:
+        if self.share is None and not self.clients:
+            raise ValueError("a group of clients needs a share, or clients by name")
+        return self
 
 
 class LoraConfig(Config):
     """Low-rank adapters (LoRA, arXiv 2106.09685) on chosen linear layers."""
 
     kind: Literal["lora"] = Field("lora", description="Low-rank matrices beside frozen layers.")
-    rank: PositiveInt = Field(8, description="Inner size r of the factors A [r, in] and B [out, r].")
-    alpha: float = Field(16.0, gt=0, description="The adapter's output is scaled by alpha / rank.")
+    rank: PositiveInt | list[RankGroup] = Field(
+        8, description="Inner size r of the factors A [r, in] and B [out, r]; or groups of clients with their own."
+    )
+    alpha: float = Field(16.0, gt=0, description="The adapter's output is scaled by alpha / (largest) rank.")
     targets: list[str] | Literal["all-linear"] = Field(
         default=["q_proj", "v_proj"],
         description="Names of the linear layers that get an adapter, or all-linear (all but the output head).",
@@ -28,6 +47,21 @@ class LoraConfig(Config):
     layers: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, description="Numbers of the decoder layers that get one, from 0 at the input; default: all."
     )
+
+    @property
+    def largest_rank(self) -> int:
+        """The rank of the adapter that the server holds."""
+        return self.rank if isinstance(self.rank, int) else max(group.rank for group in self.rank)
+
+    @field_validator("rank")
+    @classmethod
+    def _whole_groups(cls, rank: int | list[RankGroup]) -> int | list[RankGroup]:
+        if isinstance(rank, int):
+            return rank
+        total = sum(group.share or 0.0 for group in rank)
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the groups' shares add up to {total:g}, must be 1: clients that none names need a rank")
+        return rank
 
     @field_validator("targets")
     @classmethod
@@ -62,13 +96,32 @@ class TaskConfig(Config):
     kind: Literal["sft"] = Field("sft", description="Supervised fine-tuning on the response tokens.")
 
 
-class FedAvgConfig(Config):
-    """Federated averaging (arXiv 1602.05629)."""
+# What an attacker does by default: enough to break an average.
+STRENGTHS = {"sign_flip": 10.0, "scale": 10.0, "noise": 10.0}
 
-    name: Literal["fedavg"] = Field("fedavg", description="The weighted mean of the updates.")
-    weighting: Literal["examples", "tokens", "uniform"] = Field(
-        "examples", description="A client's weight: its training examples, its trained label tokens, or 1."
+
+class AttackConfig(Config):
+    """Simulated attackers, for trying out robust algorithms: some clients send something else than they have learnt."""
+
+    kind: Literal["sign_flip", "scale", "noise", "nan", "label_flip"] = Field(
+        description="sign_flip: minus strength times the update; scale: strength times it; noise: normal numbers of "
+        "strength times its norm; nan: no numbers at all; label_flip: an honest update learnt from wrong answers."
     )
+    share: float = Field(0.3, gt=0, lt=1, description="Attackers among the training clients (rounded down).")
+    strength: float | None = Field(None, gt=0, description="Of sign_flip, scale and noise; default: 10.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_strength(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("strength") is None and values.get("kind") in STRENGTHS:
+            return {**values, "strength": STRENGTHS[values["kind"]]}
+        return values
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> AttackConfig:
+        if self.strength is not None and self.kind not in STRENGTHS:
+            raise ValueError(f"strength has no effect on kind {self.kind!r}: it belongs to {', '.join(STRENGTHS)}")
+        return self
 
 
 class FederationConfig(Config):
@@ -79,9 +132,15 @@ class FederationConfig(Config):
     participation: ParticipationConfig = Field(
         default_factory=lambda: ParticipationConfig(), description="Who is drawn, and who of them answers in time."
     )
-    algorithm: FedAvgConfig = Field(
-        default_factory=lambda: FedAvgConfig(), description="How updates become the next adapter."
+    algorithm: AlgorithmConfig = Field(
+        default_factory=default_algorithm, description="How updates become the next adapter; see docs/algorithms.md."
     )
+    private: list[str] = Field(
+        default_factory=list,
+        description="Parts of the adapter that stay with their client: names of tensors or of parts between dots, "
+        "with * for any text, e.g. layers.11 or lora_B.",
+    )
+    attack: AttackConfig | None = Field(None, description="Simulated attackers, for trying out robust algorithms.")
 
 
 class LocalConfig(Config):
@@ -144,12 +203,29 @@ class EvaluationConfig(Config):
 
 
 class BaselineConfig(Config):
-    """A comparison run beside the federation, with the federation's budget."""
+    """A comparison run beside the federation, with the federation's budget; fine_tuned comes on top of it."""
 
-    kind: Literal["local", "centralized"] = Field(description="local: each client alone; centralized: all data pooled.")
+    kind: Literal["local", "centralized", "fine_tuned"] = Field(
+        description="local: each client alone; centralized: all data pooled; fine_tuned: each client goes on alone "
+        "from the federation's adapter."
+    )
     learning_rate: float | None = Field(
         None, gt=0, description="Its own learning rate (tune each arm); default: local.learning_rate."
     )
+    rounds: PositiveInt | None = Field(None, description="Rounds of fine_tuned; default: 1.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_rounds(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("rounds") is None and values.get("kind") == "fine_tuned":
+            return {**values, "rounds": 1}
+        return values
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> BaselineConfig:
+        if self.rounds is not None and self.kind != "fine_tuned":
+            raise ValueError(f"rounds has no effect on {self.kind}, which has the federation's budget")
+        return self
 
 
 class RuntimeConfig(Config):
@@ -215,7 +291,8 @@ class Recipe(Config):
         default_factory=lambda: EvaluationConfig(), description="When and on what the model is tested."
     )
     baselines: list[BaselineConfig] = Field(
-        default_factory=list, description="local (each client alone) and centralized (all data pooled)."
+        default_factory=list,
+        description="local (each client alone), centralized (all data pooled), fine_tuned (each client goes on).",
     )
     runtime: RuntimeConfig = Field(default_factory=lambda: RuntimeConfig(), description="Where clients are trained.")
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(

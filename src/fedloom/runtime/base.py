@@ -1,4 +1,4 @@
-"""A runtime is one method: given a plan and a broadcast adapter, bring the clients' updates."""
+"""A runtime is one method: given a plan and what the server broadcasts, bring the clients' updates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from fedloom.aggregation import Update
+from fedloom.aggregation import Algorithm, Update
+from fedloom.aggregation.base import Factors
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,14 @@ class RoundPlan:
     """Who trains in a round, and how.
 
     Args:
-        arm: the arm of the run this round belongs to: federated, local or centralized.
+        arm: the arm of the run this round belongs to: federated, fine_tuned, local or centralized.
         round: from 1.
         clients: names, sorted.
         learning_rate: of this round.
         batch_size: examples a step.
         personal: clients go on from their own stored adapter and moments instead of the broadcast one.
+        trained: the LoRA factors that clients train.
+        versions: the rounds after which clients got the adapter they train from, where it is not the newest.
         missing: clients that were drawn and don't count in this simulated round, and why.
         simulated_seconds: how long the round takes on the recipe's simulated clock; None without one.
     """
@@ -32,6 +35,8 @@ class RoundPlan:
     learning_rate: float
     batch_size: int
     personal: bool = False
+    trained: Factors = "both"
+    versions: Mapping[str, int] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     simulated_seconds: float | None = None
 
@@ -39,12 +44,13 @@ class RoundPlan:
 class Runtime(Protocol):
     """Trains the clients of a plan."""
 
-    def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor]) -> Iterable[Update]:
+    def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor], algorithm: Algorithm) -> Iterable[Update]:
         """Train every client of the plan, starting from the broadcast adapter.
 
         Args:
             plan: the round.
-            broadcast: the adapter sent to the clients.
+            broadcast: what the server sends: the adapter, and what the algorithm sends beside it.
+            algorithm: whose clients' half says how they train.
 
         Returns:
             One update for each client in the plan's order, to iterate over or to `fold`, once; metrics hold loss,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fedloom.aggregation import Accumulator, Update
+from fedloom.aggregation import Accumulator, Algorithm, RejectedUpdate, Update
+from fedloom.aggregation.folding import Folded
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.in_process import InProcessRuntime
 from fedloom.runtime.update_message import largest_update, pack_update, read_report, report_values, unpack_update
@@ -40,50 +41,59 @@ class DistributedRuntime:
         self.in_process = in_process
         self.group = group
 
-    def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor]) -> SharedUpdates:
+    def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor], algorithm: Algorithm) -> SharedUpdates:
         """Tell the other processes of a round; see `Runtime`."""
         self.group.tell({"do": "train", "plan": vars(plan)}, broadcast)
-        return self.follow(plan, broadcast)
+        return self.follow(plan, broadcast, algorithm)
 
-    def follow(self, plan: RoundPlan, broadcast: Mapping[str, Tensor]) -> SharedUpdates:
+    def follow(self, plan: RoundPlan, broadcast: Mapping[str, Tensor], algorithm: Algorithm) -> SharedUpdates:
         """The updates of a round that the first process has told of.
 
         Args:
             plan: the round.
-            broadcast: the adapter sent to the clients.
+            broadcast: the adapter, and what the algorithm sends beside it.
+            algorithm: whose clients' half says how they train.
 
         Returns:
             The updates; nothing is trained before they are folded or iterated over.
         """
-        return SharedUpdates(self.in_process, self.group, plan, broadcast)
+        return SharedUpdates(self.in_process, self.group, plan, broadcast, algorithm)
 
 
 class SharedUpdates:
     """A round's updates where they are: each with the process that trained its client."""
 
     def __init__(
-        self, in_process: InProcessRuntime, group: ProcessGroup, plan: RoundPlan, broadcast: Mapping[str, Tensor]
+        self,
+        in_process: InProcessRuntime,
+        group: ProcessGroup,
+        plan: RoundPlan,
+        broadcast: Mapping[str, Tensor],
+        algorithm: Algorithm,
     ) -> None:
         self._group = group
         self._plan = plan
         self._broadcast = broadcast
         loads = [in_process.load_of(plan, client) for client in plan.clients]
         self._owners = deal(loads, group.size)
-        self._own = in_process.train_some(plan, self._clients_of(group.rank), broadcast)
+        self._own = in_process.train_some(plan, self._clients_of(group.rank), broadcast, algorithm)
 
-    def fold(self, into: Accumulator) -> Sequence[Update]:
+    def fold(self, into: Accumulator) -> Folded:
         """Fold the clients' updates where they were trained, and add up the sums; see `Foldable`."""
 
         def work() -> bytes:
-            reports = []
+            reports, rejected = [], {}
             for update in self._own:
-                into.add(update)
+                try:
+                    into.add(update)
+                except RejectedUpdate as rejection:
+                    rejected[update.client] = str(rejection)
                 reports.append(report_values(update))
-            return pack_message({"reports": reports})
+            return pack_message({"reports": reports, "rejected": rejected})
 
-        reports = self._reports(self._group.exchange(work))
+        folded = self._folded(self._group.exchange(work))
         self._group.add_up(into.sums)
-        return reports
+        return folded
 
     def __iter__(self) -> Iterator[Update]:
         """Every client's update, in the plan's order, in the first process; see `Delivered` for the others."""
@@ -112,15 +122,17 @@ class SharedUpdates:
         if owner == self._group.rank:
             return own.pop(client)
         message = self._group.receive(owner, largest_update(self._broadcast), f"update of client {client!r}")
-        return unpack_update(message, client, self._broadcast)
+        return unpack_update(message, client)
 
-    def _reports(self, parts: Sequence[bytes]) -> list[Update]:
+    def _folded(self, parts: Sequence[bytes]) -> Folded:
         reports: dict[str, Update] = {}
+        rejected: dict[str, str] = {}
         for rank, part in enumerate(parts):
             values, _ = unpack_message(part, f"reports of process {rank}")
+            rejected.update(values["rejected"])
             for client, report in zip(self._clients_of(rank), values["reports"], strict=True):
                 reports[client] = read_report(report, client)
-        return [reports[client] for client in self._plan.clients]
+        return Folded([reports[client] for client in self._plan.clients], rejected)
 
     def _clients_of(self, rank: int) -> list[str]:
         return [client for client, owner in zip(self._plan.clients, self._owners, strict=True) if owner == rank]

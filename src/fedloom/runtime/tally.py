@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from fedloom.aggregation import Accumulator, Update
-from fedloom.aggregation.folding import Foldable
+from fedloom.aggregation import Accumulator, RejectedUpdate, Update
+from fedloom.aggregation.folding import Foldable, Folded
 
 
 @dataclass
@@ -16,6 +16,7 @@ class Tally:
 
     Args:
         losses: each client's mean training loss, in the order of arrival.
+        rejected: why an update was not aggregated, by client.
         examples: training examples of all clients.
         weighted_loss: sum over clients of examples times loss.
         tokens: trained, without padding.
@@ -25,6 +26,7 @@ class Tally:
     """
 
     losses: dict[str, float] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
     examples: int = 0
     weighted_loss: float = 0.0
     tokens: int = 0
@@ -80,17 +82,24 @@ class _Watched:
             self._tally.note(update)
             yield update
 
-    def fold(self, into: Accumulator) -> Sequence[Update]:
+    def fold(self, into: Accumulator) -> Folded:
         """Fold where the updates are; see `Foldable`."""
-        reports: list[Update] = []
         if isinstance(self._updates, Foldable):
             began = time.perf_counter()
-            reports.extend(self._updates.fold(into))
+            folded = self._updates.fold(into)
             self._tally.train_seconds += time.perf_counter() - began
-            for report in reports:
+            for report in folded.reports:
                 self._tally.note(report)
-        else:
-            for update in self:
+            self._tally.rejected.update(folded.rejected)
+            return folded
+        folded = Folded()
+        for update in self:
+            try:
                 into.add(update)
-                reports.append(update.without_tensors())
-        return reports
+            except RejectedUpdate as rejection:
+                self.reject(update.client, str(rejection))
+        return folded
+
+    def reject(self, client: str, reason: str) -> None:
+        """Note an update that is not aggregated; see `Rejecting`."""
+        self._tally.rejected[client] = reason

@@ -10,34 +10,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fedloom.aggregation.client_rule import ClientFinish
 from fedloom.data.shards import ExampleSet
 from fedloom.errors import UserError
 from fedloom.model.forward import label_losses
 from fedloom.model.grouped_lora import Adapter, GroupedLora
 from fedloom.model.packing import Example, pack
-from fedloom.training.optimizers import Optimizer, OptimizerState, clip_gradient
+from fedloom.training.client import ClientWork, LocalClient, LocalTraining
+from fedloom.training.optimizers import OptimizerState
 
 # A longer pass gains nothing on a CPU: products are large enough, and activations leave the caches.
 CPU_TOKENS = 4096
-
-
-@dataclass(frozen=True)
-class ClientWork:
-    """What one client of a cohort has to do.
-
-    Args:
-        client: its name.
-        examples: its training examples.
-        batches: indices into them, one array for each step.
-        adapter: where it starts.
-        optimizer_state: moments of an earlier round, one vector for each name; None: fresh.
-    """
-
-    client: str
-    examples: ExampleSet
-    batches: list[np.ndarray]
-    adapter: Adapter
-    optimizer_state: OptimizerState | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +35,7 @@ class ClientResult:
         tokens: tokens trained on, none of them padding.
         label_tokens: those of them that carried a label.
         steps: optimiser steps taken.
+        finish: what its algorithm keeps, sends and reports.
     """
 
     client: str
@@ -61,6 +45,7 @@ class ClientResult:
     tokens: int
     label_tokens: int
     steps: int
+    finish: ClientFinish
 
 
 class TrainingDiverged(UserError):
@@ -68,13 +53,7 @@ class TrainingDiverged(UserError):
 
 
 def train_cohort(
-    model: PreTrainedModel,
-    lora: GroupedLora,
-    work: Sequence[ClientWork],
-    optimizer: Optimizer,
-    rate: float,
-    max_gradient_norm: float | None,
-    round_number: int,
+    model: PreTrainedModel, lora: GroupedLora, work: Sequence[ClientWork], training: LocalTraining
 ) -> list[ClientResult]:
     """Train the clients side by side, with their own losses, clipping, moments and numbers of steps.
 
@@ -82,10 +61,7 @@ def train_cohort(
         model: the frozen base.
         lora: where the adapters train.
         work: one entry for each client, any order.
-        optimizer: the local optimiser.
-        rate: the learning rate.
-        max_gradient_norm: each client's gradient is clipped to it; None: never.
-        round_number: for messages.
+        training: how they train.
 
     Returns:
         One result for each client, in the order of `work`.
@@ -95,49 +71,63 @@ def train_cohort(
     """
     # Longest first: the clients still at work are then always the first rows, and a step works on plain slices.
     order = sorted(range(len(work)), key=lambda i: -len(work[i].batches))
-    clients = [work[i] for i in order]
-    lora.load([client.adapter for client in clients])
-    states = [
-        optimizer.init(values) if client.optimizer_state is None else _moved(client.optimizer_state, values)
-        for client, values in zip(clients, lora.values, strict=True)
-    ]
+    ordered = [work[i] for i in order]
+    lora.load([client.adapter for client in ordered])
+    full = [_full_gradient(model, lora, row, client) for row, client in enumerate(ordered)]
+    clients = [LocalClient(client, lora, row, training, full[row]) for row, client in enumerate(ordered)]
     loss_sums = torch.zeros(len(clients), dtype=torch.float64, device=lora.device)
     tokens = np.zeros(len(clients), dtype=np.int64)
     label_tokens = np.zeros(len(clients), dtype=np.int64)
-    for step in range(len(clients[0].batches)):
-        active = sum(len(client.batches) > step for client in clients)
-        losses, step_labels = _step_gradients(model, lora, [_examples(client, step) for client in clients[:active]])
-        for values, gradients, state in zip(lora.values, lora.gradients[:active], states, strict=False):
-            if max_gradient_norm is not None:
-                clip_gradient(gradients, max_gradient_norm)
-            optimizer.update(values, gradients, state, rate)
+    for step in range(len(ordered[0].batches)):
+        active = sum(len(client.batches) > step for client in ordered)
+        groups = [_examples(client.examples, client.batches[step]) for client in ordered[:active]]
+        losses, step_labels = _step_gradients(model, lora, groups)
+        for client in clients[:active]:
+            client.step()
         loss_sums[:active] += losses
         label_tokens[:active] += step_labels
-        for row, client in enumerate(clients[:active]):
-            tokens[row] += client.examples.lengths[client.batches[step]].sum()
+        for row, client_work in enumerate(ordered[:active]):
+            tokens[row] += client_work.examples.lengths[client_work.batches[step]].sum()
     results: dict[int, ClientResult] = {}
     for row, (position, client) in enumerate(zip(order, clients, strict=True)):
-        loss = float(loss_sums[row]) / len(client.batches)
-        if not np.isfinite(loss) or not bool(torch.isfinite(lora.values[row]).all()):
+        steps = len(client.work.batches)
+        loss = float(loss_sums[row]) / steps
+        if not np.isfinite(loss) or not client.is_finite():
             raise TrainingDiverged(
-                f"round {round_number}: the loss of client {client.client!r} is not a finite number",
+                f"round {training.round_number}: the loss of client {client.work.client!r} is not a finite number",
                 hint="lower local.learning_rate; the last good checkpoint is kept",
             )
+        adapter, finish = client.finish()
         results[position] = ClientResult(
-            client.client,
-            lora.unflatten(lora.values[row]),
-            {name: value.cpu() for name, value in states[row].items()},
+            client.work.client,
+            adapter,
+            client.state(),
             loss,
             int(tokens[row]),
             int(label_tokens[row]),
-            len(client.batches),
+            steps,
+            finish,
         )
     return [results[position] for position in range(len(work))]
 
 
-def _examples(client: ClientWork, step: int) -> list[Example]:
-    examples = client.examples
-    return [Example(examples.tokens(i), examples.trained(i), examples.key(i)) for i in map(int, client.batches[step])]
+def _full_gradient(model: PreTrainedModel, lora: GroupedLora, row: int, client: ClientWork) -> Tensor | None:
+    """The gradient of the mean loss of all of a client's labels at its start, where its algorithm asks for it."""
+    if not client.rule.full_gradient:
+        return None
+    total, labels = torch.zeros_like(lora.gradients[row]), 0
+    size = max(len(batch) for batch in client.batches)
+    for first in range(0, len(client.examples), size):
+        batch = np.arange(first, min(first + size, len(client.examples)))
+        groups: list[list[Example]] = [[] for _ in range(row)] + [_examples(client.examples, batch)]
+        _, counts = _step_gradients(model, lora, groups)
+        total.add_(lora.gradients[row], alpha=float(counts[row]))
+        labels += int(counts[row])
+    return total.div_(labels)
+
+
+def _examples(examples: ExampleSet, batch: np.ndarray) -> list[Example]:
+    return [Example(examples.tokens(i), examples.trained(i), examples.key(i)) for i in map(int, batch)]
 
 
 def _step_gradients(
@@ -170,8 +160,3 @@ def _passes(groups: Sequence[Sequence[Example]], device: torch.device) -> list[r
         passes[-1] = range(passes[-1].start, place + 1)
         tokens += size
     return passes
-
-
-def _moved(state: OptimizerState, like: Tensor) -> OptimizerState:
-    # A copy: the optimiser works in place, and a client's work description is not to change.
-    return {name: value.to(like.device, copy=True) for name, value in state.items()}

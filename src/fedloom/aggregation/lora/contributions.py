@@ -1,0 +1,120 @@
+"""One round's updates for algorithms that need every client's factors: screened, in client-id order, ranks may differ.
+
+Only A and B are kept until the round ends, as they came; what else is trained is folded into a mean at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from fedloom.aggregation.base import RejectedUpdate, Tensors, Update, Weighting, update_weight
+from fedloom.aggregation.folding import accepted, check_delta
+from fedloom.aggregation.lora.factors import ENDINGS, Pair, heads_of, lora_layers, pair_of, truncated
+from fedloom.aggregation.mean import StreamingMean
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """A client's factors after its training.
+
+    Args:
+        client: its name.
+        weight: p_k; those of a round add up to 1.
+        sent: the factors it was sent, at its rank.
+        delta: what it added to them.
+    """
+
+    client: str
+    weight: float
+    sent: Tensors
+    delta: Tensors
+
+    def pair(self, layer: str) -> Pair:
+        """A layer's factors y_k = x_k + D_k at the client's rank, fp64."""
+        sent, delta = pair_of(self.sent, layer), pair_of(self.delta, layer)
+        return Pair(sent.a + delta.a, sent.b + delta.b)
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What a round's acceptable updates come to.
+
+    Args:
+        clients: their factors, in client-id order.
+        heads: the mean update of what is no factor, fp64.
+    """
+
+    clients: list[Contribution]
+    heads: dict[str, Tensor]
+
+    @property
+    def weights(self) -> list[float]:
+        """The clients' p_k."""
+        return [client.weight for client in self.clients]
+
+    def pairs(self, layer: str) -> list[Pair]:
+        """A layer's factors of every client; see `Contribution.pair`."""
+        return [client.pair(layer) for client in self.clients]
+
+
+def contributions(
+    adapter: Tensors, updates: Iterable[Update], weighting: Weighting, mixed_ranks: bool
+) -> Contributions | None:
+    """Take in a round's updates.
+
+    Args:
+        adapter: the global adapter; of it, a client of rank r_k was sent `truncated(adapter, r_k)`.
+        updates: the clients' updates, in any order.
+        weighting: see `update_weight`.
+        mixed_ranks: whether ranks below the adapter's are acceptable.
+
+    Returns:
+        The contributions, or None where no update is acceptable.
+    """
+    layers = lora_layers(adapter)
+    heads = StreamingMean(heads_of(adapter), weighting)
+    arrived: list[tuple[str, float, Tensors, Tensors]] = []
+
+    def check(update: Update) -> None:
+        update_weight(update, weighting)
+        check_delta(update.delta, sent_to(update, adapter, layers) if mixed_ranks else adapter)
+
+    for update in accepted(updates, check):
+        heads.add(replace(update, delta=heads_of(update.delta)))
+        sent = sent_to(update, adapter, layers) if mixed_ranks else adapter
+        factors = {name: update.delta[name] for name in update.delta.keys() - heads_of(adapter).keys()}
+        arrived.append((update.client, update_weight(update, weighting), sent, factors))
+    if not arrived:
+        return None
+    arrived.sort(key=lambda one: one[0])
+    total = math.fsum(weight for _, weight, _, _ in arrived)
+    clients = [Contribution(client, weight / total, sent, delta) for client, weight, sent, delta in arrived]
+    return Contributions(clients, heads.mean() or {})
+
+
+def sent_to(update: Update, adapter: Tensors, layers: list[str]) -> dict[str, Tensor]:
+    """What a client was sent, by the rank of the first layer it answers with.
+
+    Args:
+        update: the client's update; nothing else of it is checked here.
+        adapter: the global adapter.
+        layers: its LoRA layers.
+
+    Returns:
+        The adapter at the client's rank.
+
+    Raises:
+        RejectedUpdate: where there is no such rank.
+    """
+    first = layers[0] + ENDINGS["A"]
+    highest = adapter[first].shape[0]
+    if first not in update.delta:
+        raise RejectedUpdate(f"delta: tensor names differ from the adapter's, e.g. {first!r}")
+    rank = update.delta[first].shape[0] if update.delta[first].ndim else 0
+    if not 1 <= rank <= highest:
+        raise RejectedUpdate(f"delta: {first} has rank {rank}, must be from 1 to {highest}")
+    return truncated(adapter, rank)

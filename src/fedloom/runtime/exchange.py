@@ -1,0 +1,246 @@
+"""What crosses between server and clients in one round, and what stays with a client from round to round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from fedloom.aggregation import Algorithm, Update
+from fedloom.aggregation.base import Factors
+from fedloom.aggregation.client_rule import ClientRule
+from fedloom.model.grouped_lora import Adapter, GroupedLora
+from fedloom.model.ranks import cut_to_rank, pad_to_layout
+from fedloom.runtime.attack import Attack
+from fedloom.runtime.base import RoundPlan
+from fedloom.runtime.client_store import ClientStore
+from fedloom.runtime.task import ClientTask
+from fedloom.training.client import ClientWork
+from fedloom.training.cohort import ClientResult
+from fedloom.training.entries import TrainedEntries
+from fedloom.wire.encoding import encode
+
+# Parts of a client's state: an adapter or a part of one that is its own, its optimiser's moments, what the rules keep.
+ADAPTER, MOMENTS, KEPT, PERSONAL = "adapter/", "optimizer/", "kept/", "personal/"
+# A rule's own adapter is what it keeps under this name.
+OWN_ADAPTER = "personal"
+
+
+class Exchange:
+    """One round's traffic, for any of its clients.
+
+    Args:
+        lora: the adapters' layout.
+        plan: the round.
+        broadcast: the adapter, and what the algorithm sends beside it.
+        algorithm: whose clients' half says how they train.
+        store: clients' state from round to round.
+        private: patterns of the names of tensors that stay with their client.
+        rank_of: a client's rank.
+        attack: which clients do not send what they have learnt.
+    """
+
+    def __init__(
+        self,
+        lora: GroupedLora,
+        plan: RoundPlan,
+        broadcast: Mapping[str, Tensor],
+        algorithm: Algorithm,
+        store: ClientStore,
+        private: Sequence[str],
+        rank_of: Callable[[str], int],
+        attack: Attack | None,
+    ) -> None:
+        self.lora = lora
+        self.plan = plan
+        self.algorithm = algorithm
+        self.store = store
+        self.rank_of = rank_of
+        self.attack = attack
+        self.adapter = {name: broadcast[name] for name in lora.shapes}
+        trained = factor_names(lora.shapes, plan.trained)
+        self.private = private_names(lora.shapes, algorithm.shared, private)
+        self.sent_up = [name for name in lora.shapes if name in trained and name not in self.private]
+        self.entries = TrainedEntries(lora, trained)
+        beside = {name: value for name, value in broadcast.items() if name not in lora.shapes}
+        self.versions = _sections(beside, "version")
+        self.received = {
+            prefix: self.entries.flatten(_with_prefix(beside, prefix + "/"))
+            for prefix in {name.partition("/")[0] for name in beside} - {"version", "base"}
+        }
+        down = factor_names(lora.shapes, algorithm.fetched) - self.private
+        beside = {name: value for name, value in beside.items() if not name.startswith("version/")}
+        self.full_rank = max(shape[0] for name, shape in lora.shapes.items() if ".lora_A." in name)
+        # What each client at work began with.
+        self._ranks: dict[str, int] = {}
+
+        @cache
+        def bytes_down(rank: int) -> int:
+            adapter = {name: self.adapter[name] for name in lora.shapes if name in down}
+            return len(encode({**(cut_to_rank(adapter, rank) if rank < self.full_rank else adapter), **beside}))
+
+        self.bytes_down = bytes_down
+
+    def work(self, task: ClientTask) -> list[ClientWork]:
+        """What a client has to do: train what it is sent, and its own adapter where the algorithm has one.
+
+        Args:
+            task: the client's round.
+
+        Returns:
+            One piece of work, or two.
+        """
+        plan = self.plan
+        stored = self.store.load(plan.arm, task.client, plan.round) or {}
+        own = _with_prefix(stored, ADAPTER)
+        if plan.personal:
+            moments = _with_prefix(stored, MOMENTS) or None
+            return [ClientWork(task.client, task.examples, task.batches, own or dict(self.adapter), moments)]
+        kept = _with_prefix(stored, KEPT)
+        # A rank that its rule has lowered is kept; see HetLoRA.
+        rank = self._ranks[task.client] = int(kept["rank"]) if "rank" in kept else self.rank_of(task.client)
+        start = self._start(task.client, rank)
+        rule = self.algorithm.client
+        begin = start | {name: own[name] for name in self.private if name in own}
+        pieces = [self._piece(task, rule, begin, start, kept, rank)]
+        if self.algorithm.personal is not None:
+            personal = _with_prefix(stored, PERSONAL)
+            pieces.append(self._piece(task, self.algorithm.personal, own or start, start, personal, rank))
+        return pieces
+
+    def update(self, task: ClientTask, results: Sequence[ClientResult]) -> Update:
+        """What a client sends; what it keeps is stored.
+
+        Args:
+            task: the client's round.
+            results: one for each piece of its work.
+
+        Returns:
+            Its update.
+        """
+        result, plan = results[0], self.plan
+        if plan.personal:
+            kept = {ADAPTER + name: value for name, value in result.adapter.items()}
+            kept |= {MOMENTS + name: value for name, value in result.optimizer_state.items()}
+            self.store.save(plan.arm, task.client, plan.round, kept)
+        else:
+            self._keep(task.client, results)
+        rank = self._ranks.get(task.client, self.full_rank)
+        start = self._start(task.client, rank)
+        delta = {name: result.adapter[name] - start[name] for name in self.sent_up}
+        if self.algorithm.mixed_ranks:
+            delta = cut_to_rank(delta, int(result.finish.metrics.get("rank", rank)))
+        extra = {
+            f"{prefix}/{name}": value
+            for prefix, vector in result.finish.extra.items()
+            for name, value in self.entries.views(vector).items()
+        }
+        if self.attack is not None:
+            delta = self.attack.poisoned(delta, task.client, plan.round)
+        metrics: dict[str, float] = {
+            "loss": result.loss,
+            "tokens": sum(one.tokens for one in results),
+            "label_tokens": result.label_tokens,
+            "steps": result.steps,
+            "bytes_up": len(encode({**delta, **extra})),
+            "bytes_down": self.bytes_down(rank),
+            **result.finish.metrics,
+        }
+        if task.client in plan.versions:
+            metrics["staleness"] = plan.round - 1 - plan.versions[task.client]
+        return Update(task.client, delta, len(task.examples), metrics, extra)
+
+    def _start(self, client: str, rank: int) -> Adapter:
+        version = self.plan.versions.get(client)
+        adapter = dict(self.adapter) if version is None else self.versions[str(version)]
+        if not self.algorithm.mixed_ranks:
+            return adapter
+        return pad_to_layout(cut_to_rank(adapter, rank), self.lora.shapes)
+
+    def _piece(
+        self,
+        task: ClientTask,
+        rule: ClientRule,
+        start: Adapter,
+        broadcast: Adapter,
+        kept: Mapping[str, Tensor],
+        rank: int,
+    ) -> ClientWork:
+        received = {**self.received, "rank": torch.tensor([float(rank)])}
+        return ClientWork(
+            task.client, task.examples, task.batches, start, None, rule, broadcast, received=received, kept=kept
+        )
+
+    def _keep(self, client: str, results: Sequence[ClientResult]) -> None:
+        result = results[0]
+        kept = {ADAPTER + name: result.adapter[name] for name in sorted(self.private)}
+        for name, vector in result.finish.kept.items():
+            if name == OWN_ADAPTER:
+                kept |= {ADAPTER + inner: value for inner, value in self.entries.views(vector).items()}
+            else:
+                kept[KEPT + name] = vector
+        if len(results) > 1:
+            kept |= {ADAPTER + name: value for name, value in results[1].adapter.items()}
+            kept |= {PERSONAL + name: vector for name, vector in results[1].finish.kept.items()}
+        if kept:
+            self.store.save(self.plan.arm, client, self.plan.round, kept)
+
+
+def personal_adapter(store: ClientStore, arm: str, client: str, rounds: int) -> dict[str, Tensor]:
+    """The adapter a client kept for itself, or the part of one.
+
+    Args:
+        store: clients' state.
+        arm: the arm of the run.
+        client: the client's name.
+        rounds: rounds trained so far.
+
+    Returns:
+        Its tensors; empty where it never trained.
+    """
+    return _with_prefix(store.load(arm, client, rounds + 1) or {}, ADAPTER)
+
+
+def factor_names(names: Mapping[str, tuple[int, int]], factors: Factors) -> set[str]:
+    """The names of one or both LoRA factors, and of all tensors that are none.
+
+    Args:
+        names: of an adapter.
+        factors: which.
+
+    Returns:
+        Some of the names.
+    """
+    other = {"A": ".lora_B.", "B": ".lora_A."}.get(factors)
+    return {name for name in names if other is None or other not in name}
+
+
+def private_names(names: Mapping[str, tuple[int, int]], shared: Factors, patterns: Sequence[str]) -> set[str]:
+    """The names of the tensors that stay with their client.
+
+    Args:
+        names: of an adapter.
+        shared: the factors that the algorithm shares.
+        patterns: of the recipe, with * for any text; a pattern may name a part between dots.
+
+    Returns:
+        Some of the names.
+    """
+    mine = set(names) - factor_names(names, shared)
+    return mine | {name for name in names if any(fnmatchcase(f".{name}.", f"*.{pattern}.*") for pattern in patterns)}
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _sections(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, dict[str, Tensor]]:
+    """Tensors under "<prefix>/<section>/<name>", by section."""
+    sections: dict[str, dict[str, Tensor]] = {}
+    for name, value in _with_prefix(tensors, prefix + "/").items():
+        section, _, inner = name.partition("/")
+        sections.setdefault(section, {})[inner] = value
+    return sections
