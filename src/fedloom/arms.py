@@ -7,7 +7,7 @@ centralized   one client that owns all data, with as many steps and as many exam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -80,9 +80,13 @@ def build_arms(session: Session) -> list[Arm]:
 
 def _federated(session: Session, clients: Sequence[str]) -> Arm:
     recipe, federation = session.recipe, session.recipe.federation
+    chosen = _algorithm(session)
+    private = private_names(session.lora.shapes, chosen.shared, federation.private)
+    if private:
+        chosen = PartlyPrivate(chosen, private.__contains__)
 
     # Opened by the process that plans: only on its machine the trace has to be.
-    participation = cache(lambda: _participation(session, clients))
+    participation = cache(lambda: _participation(session, clients, private))
 
     def plan(number: int) -> RoundPlan:
         participants = participation().round(number)
@@ -95,11 +99,6 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             missing=participants.missing,
             simulated_seconds=participants.seconds,
         )
-
-    chosen = _algorithm(session)
-    private = private_names(session.lora.shapes, chosen.shared, federation.private)
-    if private:
-        chosen = PartlyPrivate(chosen, private.__contains__)
 
     def evaluate(adapter: Tensors, done: int) -> dict[str, Any]:
         def own(client: str) -> Tensors:
@@ -131,7 +130,8 @@ def _algorithm(session: Session) -> Algorithm:
     return algorithm(config.name, **config.parameters, **of_run)
 
 
-def _participation(session: Session, clients: Sequence[str]) -> Participation:
+def _participation(session: Session, clients: Sequence[str], private: Container[str]) -> Participation:
+    """Who takes part when; the simulated transfer is that of the tensors that clients share, once each way."""
     recipe, federation = session.recipe, session.recipe.federation
     config = federation.participation
 
@@ -144,7 +144,8 @@ def _participation(session: Session, clients: Sequence[str]) -> Participation:
 
     clock = None
     if config.clock is not None:
-        size = len(encode(session.lora.initial(recipe.seed)))
+        initial = session.lora.initial(recipe.seed)
+        size = len(encode({name: value for name, value in initial.items() if name not in private}))
         clock = Clock(config.clock, recipe.seed, tokens, bytes_down=size, bytes_up=size)
     trace = None if config.availability_trace is None else read_trace(config.availability_trace, clients)
     return Participation(config, federation.clients_per_round, recipe.seed, clients, examples, clock, trace)
