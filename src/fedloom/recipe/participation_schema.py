@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from fedloom.errors import UserError
 from fedloom.recipe.base import Config, Fraction
 
 
@@ -76,3 +77,22 @@ class ParticipationConfig(Config):
                 raise ValueError(
                     f"participation.{name} has no effect on asynchronous aggregation, which draws uniformly"
                 )
+
+
+def check_concurrency(concurrency: int, buffer_size: int, clients: int) -> None:
+    """Check that there is always a client to start: one neither in flight nor in the buffer.
+
+    Args:
+        concurrency: clients in flight.
+        buffer_size: arrivals of one step of the server.
+        clients: number of training clients.
+
+    Raises:
+        UserError: where there are too few.
+    """
+    if concurrency + buffer_size > clients:
+        raise UserError(
+            f"federation: {concurrency} clients in flight and a buffer of {buffer_size} need "
+            f"{concurrency + buffer_size} training clients, as each is drawn from those in neither, and there are "
+            f"{clients}"
+        )
