@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloom.aggregation import Algorithm, Tensors, algorithm
+from fedloom.aggregation import Algorithm, State, Tensors, algorithm
 from fedloom.aggregation.no_exchange import NoExchange
 from fedloom.aggregation.registry import run_parameters
 from fedloom.aggregation.wrapped import PartlyPrivate
@@ -36,7 +36,7 @@ class Arm:
     Args:
         name: federated, fine_tuned, local or centralized.
         rounds: how many.
-        plan: the plan of a round, by its number.
+        plan: the plan of a round, by its number and the algorithm's state.
         algorithm: folds updates into the shared adapter.
         evaluate: the arm's result after so many rounds, given the shared adapter and what is sent beside it.
         continues: it starts from the adapter that the arm before has ended with.
@@ -44,7 +44,7 @@ class Arm:
 
     name: str
     rounds: int
-    plan: Callable[[int], RoundPlan]
+    plan: Callable[[int, State], RoundPlan]
     algorithm: Algorithm
     evaluate: Callable[[Tensors, int], dict[str, Any]]
     continues: bool = False
@@ -88,7 +88,7 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
     # Opened by the process that plans: only on its machine the trace has to be.
     participation = cache(lambda: _participation(session, clients, private))
 
-    def plan(number: int) -> RoundPlan:
+    def plan(number: int, state: State) -> RoundPlan:
         participants = participation().round(number)
         return RoundPlan(
             "federated",
@@ -96,6 +96,8 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             participants.clients,
             learning_rate(recipe.local, recipe.local.learning_rate, number, federation.rounds),
             recipe.local.batch_size,
+            trained=chosen.trained(state),
+            fetched=chosen.fetched(state),
             missing=participants.missing,
             simulated_seconds=participants.seconds,
         )
@@ -154,7 +156,7 @@ def _participation(session: Session, clients: Sequence[str], private: Container[
 def _baseline(
     session: Session, name: str, clients: Sequence[str], rounds: int, batch_size: int, base_rate: float
 ) -> Arm:
-    def plan(number: int) -> RoundPlan:
+    def plan(number: int, _: State) -> RoundPlan:
         rate = learning_rate(session.recipe.local, base_rate, number, rounds)
         return RoundPlan(name, number, tuple(clients), rate, batch_size, personal=True)
 

@@ -11,6 +11,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from fedloom import __version__
+from fedloom.aggregation.registry import algorithm_class
 from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
 from fedloom.evaluation.evaluator import Evaluator, check_examples
@@ -86,9 +87,11 @@ def open_model(recipe: Recipe, scratch: Path | None = None) -> tuple[PreTrainedM
     keep_freed_memory()
     model = load_base(recipe.model, pick_device(recipe.runtime.device))
     lora = GroupedLora(model, recipe.model.adapter)
-    use_own_layers(model, lora)
+    if not algorithm_class(recipe.federation.algorithm.name).changes_base:
+        # Own layers multiply frozen weights side by side, and know of no change to one of them.
+        use_own_layers(model, lora)
     make_layers_repeatable(model, lora)
-    frozen = frozen_layers(model, lora.layers)
+    frozen = frozen_layers(model, lora.layers) if lora.own_layers or lora.device.type != "cpu" else 0
     if frozen:
         gigabytes = PREFIX_CACHE_GB if recipe.runtime.prefix_cache_gb is None else recipe.runtime.prefix_cache_gb
         store = ActivationStore(scratch, gigabytes * GIB) if scratch is not None and gigabytes else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 
@@ -20,7 +20,7 @@ from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.task import ClientTask
 from fedloom.training.client import ClientWork
 from fedloom.training.cohort import ClientResult
-from fedloom.training.entries import TrainedEntries
+from fedloom.training.entries import SquareEntries, TrainedEntries
 from fedloom.wire.encoding import encode
 
 # Parts of a client's state: an adapter or a part of one that is its own, its optimiser's moments, what the rules keep.
@@ -60,18 +60,20 @@ class Exchange:
         self.store = store
         self.rank_of = rank_of
         self.attack = attack
-        self.adapter = {name: broadcast[name] for name in lora.shapes}
-        trained = factor_names(lora.shapes, plan.trained)
-        self.private = private_names(lora.shapes, algorithm.shared, private)
-        self.sent_up = [name for name in lora.shapes if name in trained and name not in self.private]
-        self.entries = TrainedEntries(lora, trained)
-        beside = {name: value for name, value in broadcast.items() if name not in lora.shapes}
+        # What an algorithm sends beside the adapter has a prefix.
+        self.adapter = {name: value for name, value in broadcast.items() if "/" not in name}
+        trained = factor_names(self.adapter, plan.trained)
+        self.private = private_names(self.adapter, algorithm.shared, private)
+        self.sent_up = [name for name in self.adapter if name in trained and name not in self.private]
+        square = plan.trained == "R"
+        self.entries = SquareEntries(lora, self.adapter) if square else TrainedEntries(lora, trained)
+        beside = {name: value for name, value in broadcast.items() if "/" in name}
         self.versions = _sections(beside, "version")
         self.received = {
             prefix: self.entries.flatten(_with_prefix(beside, prefix + "/"))
             for prefix in {name.partition("/")[0] for name in beside} - {"version", "base"}
         }
-        down = factor_names(lora.shapes, algorithm.fetched) - self.private
+        down = factor_names(self.adapter, plan.fetched) - self.private
         beside = {name: value for name, value in beside.items() if not name.startswith("version/")}
         self.full_rank = max(shape[0] for name, shape in lora.shapes.items() if ".lora_A." in name)
         # What each client at work began with.
@@ -79,7 +81,7 @@ class Exchange:
 
         @cache
         def bytes_down(rank: int) -> int:
-            adapter = {name: self.adapter[name] for name in lora.shapes if name in down}
+            adapter = {name: value for name, value in self.adapter.items() if name in down}
             return len(encode({**(cut_to_rank(adapter, rank) if rank < self.full_rank else adapter), **beside}))
 
         self.bytes_down = bytes_down
@@ -204,8 +206,8 @@ def personal_adapter(store: ClientStore, arm: str, client: str, rounds: int) -> 
     return _with_prefix(store.load(arm, client, rounds + 1) or {}, ADAPTER)
 
 
-def factor_names(names: Mapping[str, tuple[int, int]], factors: Factors) -> set[str]:
-    """The names of one or both LoRA factors, and of all tensors that are none.
+def factor_names(names: Collection[str], factors: Factors) -> set[str]:
+    """The names of all LoRA factors or of one of them, and of all tensors that are none.
 
     Args:
         names: of an adapter.
@@ -214,11 +216,11 @@ def factor_names(names: Mapping[str, tuple[int, int]], factors: Factors) -> set[
     Returns:
         Some of the names.
     """
-    other = {"A": ".lora_B.", "B": ".lora_A."}.get(factors)
-    return {name for name in names if other is None or other not in name}
+    others = [] if factors == "both" else [f".lora_{other}." for other in "ABR" if other != factors]
+    return {name for name in names if not any(other in name for other in others)}
 
 
-def private_names(names: Mapping[str, tuple[int, int]], shared: Factors, patterns: Sequence[str]) -> set[str]:
+def private_names(names: Collection[str], shared: Factors, patterns: Sequence[str]) -> set[str]:
     """The names of the tensors that stay with their client.
 
     Args:
