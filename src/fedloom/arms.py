@@ -7,7 +7,7 @@ centralized   one client that owns all data, with as many steps and as many exam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,11 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.aggregation import Algorithm, State, Tensors, algorithm
+from fedloom.aggregation.fedbuff import FedBuff
 from fedloom.aggregation.no_exchange import NoExchange
+from fedloom.aggregation.past_versions import PastVersions
 from fedloom.aggregation.registry import run_parameters
 from fedloom.aggregation.wrapped import PartlyPrivate
 from fedloom.data.splits import SPLITS
-from fedloom.participation import Clock, Participation, read_trace
+from fedloom.participation import AsynchronousSchedule, Clock, Participants, Participation, read_trace
+from fedloom.recipe.participation_schema import ClockConfig
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.exchange import personal_adapter, private_names
 from fedloom.session import POOLED, Session
@@ -80,12 +83,23 @@ def build_arms(session: Session) -> list[Arm]:
 
 def _federated(session: Session, clients: Sequence[str]) -> Arm:
     recipe, federation = session.recipe, session.recipe.federation
-
-    # Opened by the process that plans: only on its machine the trace has to be.
-    participation = cache(lambda: _participation(session, clients))
+    chosen = _algorithm(session)
+    private = private_names(session.lora.shapes, chosen.shared, federation.private)
+    if federation.private:
+        chosen = PartlyPrivate(chosen, private_names(session.lora.shapes, "both", federation.private).__contains__)
+    # Opened by the process that plans: only on its machine a trace has to be.
+    participation = cache(lambda: _participation(session, clients, private))
+    schedule = cache(lambda: _schedule(session, clients, private))
+    asynchronous = isinstance(chosen, FedBuff)
+    if asynchronous:
+        chosen = PastVersions(chosen, lambda number: schedule().oldest_needed(number))
 
     def plan(number: int, state: State) -> RoundPlan:
-        participants = participation().round(number)
+        versions: dict[str, int] = {}
+        if asynchronous:
+            participants, versions = _arrivals(schedule(), number)
+        else:
+            participants = participation().round(number)
         return RoundPlan(
             "federated",
             number,
@@ -94,14 +108,10 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             recipe.local.batch_size,
             trained=chosen.trained(state),
             fetched=chosen.fetched(state),
+            versions=versions,
             missing=participants.missing,
             simulated_seconds=participants.seconds,
         )
-
-    chosen = _algorithm(session)
-    private = private_names(session.lora.shapes, chosen.shared, federation.private)
-    if federation.private:
-        chosen = PartlyPrivate(chosen, private.__contains__)
 
     def evaluate(adapter: Tensors, done: int) -> dict[str, Any]:
         def own(client: str) -> Tensors:
@@ -133,23 +143,49 @@ def _algorithm(session: Session) -> Algorithm:
     return algorithm(config.name, **config.parameters, **of_run)
 
 
-def _participation(session: Session, clients: Sequence[str]) -> Participation:
+def _participation(session: Session, clients: Sequence[str], private: Container[str]) -> Participation:
+    """Who takes part in synchronous rounds."""
     recipe, federation = session.recipe, session.recipe.federation
     config = federation.participation
+
+    def examples() -> NDArray[np.int64]:
+        return session.data.sizes()[: len(clients), SPLITS.index("train")]
+
+    clock = None if config.clock is None else _clock(session, config.clock, private)
+    trace = None if config.availability_trace is None else read_trace(config.availability_trace, clients)
+    return Participation(config, federation.clients_per_round, recipe.seed, clients, examples, clock, trace)
+
+
+def _schedule(session: Session, clients: Sequence[str], private: Container[str]) -> AsynchronousSchedule:
+    """Who arrives in which of the server's buffers."""
+    federation = session.recipe.federation
+    assert federation.participation.clock is not None
+    clock = _clock(session, federation.participation.clock, private)
+    buffer_size = federation.algorithm.parameters["buffer_size"]
+    return AsynchronousSchedule(
+        session.recipe.seed, clients, federation.clients_per_round, buffer_size, clock.seconds
+    )
+
+
+def _clock(session: Session, config: ClockConfig, private: Container[str]) -> Clock:
+    """Simulates durations; the transfer is that of the tensors that clients share, once each way."""
+    recipe = session.recipe
 
     def tokens(client: str) -> float:
         lengths = session.data.examples(client, "train").lengths
         return round_tokens(lengths, recipe.local, recipe.local.batch_size)
 
-    def examples() -> NDArray[np.int64]:
-        return session.data.sizes()[: len(clients), SPLITS.index("train")]
+    shared = {name: value for name, value in session.lora.initial(recipe.seed).items() if name not in private}
+    size = len(encode(shared))
+    return Clock(config, recipe.seed, tokens, bytes_down=size, bytes_up=size)
 
-    clock = None
-    if config.clock is not None:
-        size = len(encode(session.lora.initial(recipe.seed)))
-        clock = Clock(config.clock, recipe.seed, tokens, bytes_down=size, bytes_up=size)
-    trace = None if config.availability_trace is None else read_trace(config.availability_trace, clients)
-    return Participation(config, federation.clients_per_round, recipe.seed, clients, examples, clock, trace)
+
+def _arrivals(schedule: AsynchronousSchedule, number: int) -> tuple[Participants, dict[str, int]]:
+    """One flush of the buffer as a round: whose updates it holds, and from which version each was trained."""
+    flush = schedule.flush(number)
+    before = schedule.flush(number - 1).seconds if number > 1 else 0.0
+    versions = {arrival.client: arrival.started_from for arrival in flush.arrivals}
+    return Participants(tuple(versions), {}, flush.seconds - before), versions
 
 
 def _baseline(

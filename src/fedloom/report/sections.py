@@ -100,6 +100,9 @@ def facts(record: Record) -> list[tuple[str, str]]:
     seconds = _seconds(record)
     if seconds is not None:
         found.append(("time" if record.finished else "time so far", units.seconds_text(seconds)))
+    simulated = record.mean(lambda run: run.total("simulated_seconds"))
+    if simulated:
+        found.append(("simulated time", units.seconds_text(simulated)))
     if start.get("device"):
         found.append(("device", " · ".join(str(start[key]) for key in ("device", "dtype") if start.get(key))))
     if record.seeds:

@@ -156,8 +156,8 @@ class Exchange:
         return Update(task.client, delta, len(task.examples), metrics, extra)
 
     def _start(self, client: str, rank: int) -> Adapter:
-        version = self.plan.versions.get(client)
-        adapter = dict(self.adapter) if version is None else self.versions[str(version)]
+        # The newest version is the adapter itself.
+        adapter = self.versions.get(str(self.plan.versions.get(client)), dict(self.adapter))
         if not self.algorithm.mixed_ranks:
             return adapter
         return pad_to_layout(cut_to_rank(adapter, rank), self.lora.shapes)
