@@ -24,6 +24,12 @@ ALGORITHMS = {
     "fedadagrad": "fedopt:FedAdagrad",
     "fedyogi": "fedopt:FedYogi",
     "fedadam": "fedopt:FedAdam",
+    "median": "trimmed_mean:Median",
+    "trimmed_mean": "trimmed_mean:TrimmedMean",
+    "krum": "krum:Krum",
+    "multi_krum": "krum:MultiKrum",
+    "geometric_median": "geometric_median:GeometricMedian",
+    "norm_bound": "norm_bound:NormBound",
 }
 
 
