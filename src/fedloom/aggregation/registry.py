@@ -30,6 +30,9 @@ ALGORITHMS = {
     "multi_krum": "krum:MultiKrum",
     "geometric_median": "geometric_median:GeometricMedian",
     "norm_bound": "norm_bound:NormBound",
+    "ditto": "ditto:Ditto",
+    "pfedme": "pfedme:PFedMe",
+    "fedbuff": "fedbuff:FedBuff",
 }
 
 
