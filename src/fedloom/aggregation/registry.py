@@ -32,6 +32,15 @@ ALGORITHMS = {
     "flora": "lora.flora:Flora",
     "hetlora": "lora.hetlora:HetLora",
     "rolora": "lora.rolora:RoLora",
+    "median": "trimmed_mean:Median",
+    "trimmed_mean": "trimmed_mean:TrimmedMean",
+    "krum": "krum:Krum",
+    "multi_krum": "krum:MultiKrum",
+    "geometric_median": "geometric_median:GeometricMedian",
+    "norm_bound": "norm_bound:NormBound",
+    "ditto": "ditto:Ditto",
+    "pfedme": "pfedme:PFedMe",
+    "fedbuff": "fedbuff:FedBuff",
 }
 
 
