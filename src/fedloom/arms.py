@@ -162,9 +162,7 @@ def _schedule(session: Session, clients: Sequence[str], private: Container[str])
     assert federation.participation.clock is not None
     clock = _clock(session, federation.participation.clock, private)
     buffer_size = federation.algorithm.parameters["buffer_size"]
-    return AsynchronousSchedule(
-        session.recipe.seed, clients, federation.clients_per_round, buffer_size, clock.seconds
-    )
+    return AsynchronousSchedule(session.recipe.seed, clients, federation.clients_per_round, buffer_size, clock.seconds)
 
 
 def _clock(session: Session, config: ClockConfig, private: Container[str]) -> Clock:

@@ -26,9 +26,18 @@ class CollectedUpdates:
         reference: whose entries are the columns.
         dtype: number format of the rows.
         arrived: client and weight of each row.
+        rejected: how many updates were not acceptable.
     """
 
-    def __init__(self, file: BufferedRandom, reference: Tensors, dtype: torch.dtype, arrived: list[tuple[str, float]]):
+    def __init__(
+        self,
+        file: BufferedRandom,
+        reference: Tensors,
+        dtype: torch.dtype,
+        arrived: list[tuple[str, float]],
+        rejected: int,
+    ) -> None:
+        self.rejected = rejected
         self._file = file
         self._reference = reference
         self._dtype = dtype
@@ -127,17 +136,21 @@ def collected(
     exact = any(value.dtype == torch.float64 for value in reference.values())
     dtype = torch.float64 if exact else torch.float32
     arrived = []
+    rejected = 0
 
     def check(update: Update) -> None:
+        nonlocal rejected
+        rejected += 1  # unless both checks let it pass
         update_weight(update, weighting)
         check_delta(update.delta, reference)
+        rejected -= 1
 
     with tempfile.TemporaryFile(prefix="fedloom-updates-") as file:
         for update in accepted(updates, check):
             for name in reference:
                 file.write(_bytes(update.delta[name].detach().to("cpu", dtype).contiguous()))
             arrived.append((update.client, update_weight(update, weighting)))
-        yield CollectedUpdates(file, reference, dtype, arrived)
+        yield CollectedUpdates(file, reference, dtype, arrived, rejected)
 
 
 def _bytes(values: Tensor) -> Any:

@@ -1,7 +1,12 @@
-"""Krum and multi-Krum (Blanchard et al., arXiv 1703.02757): keep the updates that have near neighbours."""
+"""Krum and multi-Krum (Blanchard et al., arXiv 1703.02757): keep the updates that have near neighbours.
+
+Both need n >= 2 f + 3 updates. Updates that are rejected are counted among the f; a round that has too few all the same
+leaves the adapter as it is (our choice: attackers must not be able to end a run).
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -11,7 +16,6 @@ from torch import Tensor
 from fedloom.aggregation.base import Tensors, Update
 from fedloom.aggregation.collected import collected
 from fedloom.aggregation.composition import Composition
-from fedloom.errors import UserError
 
 ByzantineClients = Annotated[
     int, Field(ge=0, description="How many of a round's clients may be hostile: f; it needs 2 f + 3 clients or more.")
@@ -53,18 +57,17 @@ class NearestUpdates:
         """The mean of the kept ones; see `AggregationRule`."""
         with collected(updates, reference) as matrix:
             count = len(matrix)
-            if not count:
+            # Who sent no numbers has been found out, and is one hostile client less among the others.
+            byzantine = max(0, self.byzantine - matrix.rejected)
+            if count < 2 * byzantine + 3:
+                if count:
+                    warnings.warn(
+                        f"{count} updates, and {byzantine} hostile ones may be among them: too few to tell which "
+                        f"({2 * byzantine + 3} are needed), so the adapter stays as it is",
+                        stacklevel=2,
+                    )
                 return None
-            if count < 2 * self.byzantine + 3:
-                raise UserError(
-                    f"federation.algorithm.byzantine_clients: {self.byzantine} needs {2 * self.byzantine + 3} "
-                    f"acceptable updates a round, this round has {count}"
-                )
-            if count < self.kept:
-                raise UserError(
-                    f"federation.algorithm.kept_clients: {self.kept} is more than this round's {count} updates"
-                )
-            scores = krum_scores(matrix.squared_distances(), self.byzantine)
+            scores = krum_scores(matrix.squared_distances(), byzantine)
             # A stable sort in the order of names: equal scores go to the lower one.
             kept = set(scores.argsort(stable=True)[: self.kept].tolist())
             return matrix.combination([float(row in kept) for row in range(count)])
