@@ -184,7 +184,7 @@ def test_bad_updates_are_left_out(name):
 
 
 def test_too_few_updates_to_tell_leave_the_adapter():
-    with pytest.warns(UserWarning, match="5 updates, and 2 hostile ones .* 7 are needed"):
+    with pytest.warns(UserWarning, match="5 updates, and 2 hostile ones .*7 are needed"):
         assert torch.equal(step(algorithm("krum", byzantine_clients=2), POINTS), torch.zeros(2))
 
 

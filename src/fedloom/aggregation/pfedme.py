@@ -67,6 +67,8 @@ class PFedMe(Composition):
         server_learning_rate: beta.
     """
 
+    keeps_adapter = True
+
     def __init__(
         self,
         lam: Annotated[float, Field(gt=0, description="Factor of a personal adapter's pull to the one sent.")] = 15.0,

@@ -58,7 +58,6 @@ class SquareEntries(TrainedEntries):
     """
 
     def __init__(self, lora: GroupedLora, adapter: Mapping[str, Tensor]) -> None:
-        super().__init__(lora, ())
         squares = {name: value for name, value in adapter.items() if ".lora_R." in name}
         self._shapes = {name: (value.shape[0], value.shape[1]) for name, value in squares.items()}
         self._lora = lora
