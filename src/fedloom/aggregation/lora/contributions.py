@@ -14,7 +14,16 @@ from torch import Tensor
 
 from fedloom.aggregation.base import RejectedUpdate, Tensors, Update, Weighting, update_weight
 from fedloom.aggregation.folding import accepted, check_delta
-from fedloom.aggregation.lora.factors import ENDINGS, Pair, heads_of, lora_layers, pair_of, rank_of, truncated
+from fedloom.aggregation.lora.factors import (
+    ENDINGS,
+    Pair,
+    factor_of,
+    heads_of,
+    lora_layers,
+    pair_of,
+    rank_of,
+    truncated,
+)
 from fedloom.aggregation.mean import StreamingMean
 
 
@@ -99,7 +108,7 @@ def contributions(
     """
     layers = lora_layers(adapter)
     heads = StreamingMean(heads_of(adapter), weighting)
-    arrived: list[tuple[str, float, Tensors, Tensors]] = []
+    arrived: list[Contribution] = []
 
     def check(update: Update) -> None:
         update_weight(update, weighting)
@@ -108,14 +117,13 @@ def contributions(
     for update in accepted(updates, check):
         heads.add(replace(update, delta=heads_of(update.delta)))
         sent = sent_to(update, adapter, layers) if mixed_ranks else adapter
-        factors = {name: update.delta[name] for name in update.delta.keys() - heads_of(adapter).keys()}
-        arrived.append((update.client, update_weight(update, weighting), sent, factors))
+        factors = {name: value for name, value in update.delta.items() if factor_of(name)}
+        arrived.append(Contribution(update.client, update_weight(update, weighting), sent, factors))
     if not arrived:
         return None
-    arrived.sort(key=lambda one: one[0])
-    total = math.fsum(weight for _, weight, _, _ in arrived)
-    clients = [Contribution(client, weight / total, sent, delta) for client, weight, sent, delta in arrived]
-    return Contributions(clients, heads.mean() or {})
+    arrived.sort(key=lambda one: one.client)
+    total = math.fsum(one.weight for one in arrived)
+    return Contributions([replace(one, weight=one.weight / total) for one in arrived], heads.mean() or {})
 
 
 def sent_to(update: Update, adapter: Tensors, layers: list[str]) -> dict[str, Tensor]:
