@@ -19,7 +19,7 @@ class ClientRound:
         broadcast: what the server sent: the same values, except where a client goes on from an adapter of its own.
         received: what else the server sent (`Algorithm.sent`), one vector for each prefix, e.g. "control".
         kept: what the client's last `finish` kept; empty at first.
-        views: the named tensors of such a vector.
+        views: the named tensors of such a vector, or of one of positions in it, as views.
         momentum: of the local optimiser.
     """
 

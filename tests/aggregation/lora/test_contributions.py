@@ -1,6 +1,7 @@
 """What the rules that need every client's factors accept, and that neither order nor length of a run shows."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedloom.aggregation import Update, algorithm
-from fedloom.aggregation.lora.factors import Pair, product_norm, product_svd, truncated, with_rank
+from fedloom.aggregation.lora.factors import Pair, product_norm, product_svd, truncated, with_factors, with_rank
 from fedloom.errors import UserError
 from fedloom.randomness import torch_generator
 
-from .adapters import A, B, adapter_of, base_of, dense, tensor
+from .adapters import A, B, R, adapter_of, base_of, dense, tensor
 
 COLLECTING = {
     "flora": {"scale": 1.0, "seed": 5},
@@ -142,6 +143,28 @@ def test_the_change_of_the_base_adds_up_and_stays_bounded(name):
     for layer, total in expected.items():
         assert state[f"base/{layer}{A}"].shape[0] == 4
         np.testing.assert_allclose(base_of(state, layer), total, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", COLLECTING)
+def test_results_have_the_adapter_s_format_and_the_base_a_finer_one(name):
+    rule = build(name)
+    x = {end: value.bfloat16() for end, value in X.items()}
+    arrived = [replace(one, delta={end: value.bfloat16() for end, value in one.delta.items()}) for one in
+               (update("a", seed=1), update("b", seed=2))]  # fmt: skip
+    result, state = rule.step(x, rule.init(x), arrived)
+    assert {value.dtype for value in result.values()} == {torch.bfloat16}
+    assert all(value.dtype == torch.float32 for end, value in state.items() if end.startswith("base/"))
+    # The head is a plain mean: rounded once, from exact sums.
+    exact = sum(dense(x["head"]) + dense(one.delta["head"]) for one in arrived) / 2
+    assert torch.equal(result["head"], torch.from_numpy(exact).bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("factors", "left"), [("both", {A, B, "head"}), ("A", {A, "head"}), ("B", {B, "head"}), ("R", {R, "head"})]
+)
+def test_what_is_left_of_an_adapter_where_some_factors_are_sent(factors, left):
+    adapter = dict.fromkeys([A, B, R, "head"], torch.ones(1))
+    assert with_factors(adapter, factors).keys() == left
 
 
 def test_flora_draws_its_factors_anew():

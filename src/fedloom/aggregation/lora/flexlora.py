@@ -17,7 +17,6 @@ from fedloom.aggregation.lora.factors import (
     named,
     product_svd,
     rank_of,
-    weighted_sum,
     with_rank,
 )
 from fedloom.aggregation.mean import added
@@ -57,7 +56,7 @@ class FlexLora(Algorithm):
         result = added(adapter, arrived.heads)
         for layer in lora_layers(adapter):
             rank = rank_of(adapter, layer)
-            svd = product_svd(weighted_sum(arrived.pairs(layer), arrived.weights)).first(rank)
+            svd = product_svd(arrived.mean_product(layer), rank)
             # Where a round's ranks add up to less than the adapter's, zeros fill it up.
             for name, value in named(layer, with_rank(self._factors(svd), rank)).items():
                 result[name] = value.to(adapter[name].dtype)
