@@ -22,10 +22,11 @@ from fedloom.aggregation.past_versions import PastVersions
 from fedloom.aggregation.registry import run_parameters
 from fedloom.aggregation.wrapped import PartlyPrivate
 from fedloom.data.splits import SPLITS
+from fedloom.model.tensor_names import private_names
 from fedloom.participation import AsynchronousSchedule, Clock, Participants, Participation, read_trace
 from fedloom.recipe.participation_schema import ClockConfig
 from fedloom.runtime import RoundPlan
-from fedloom.runtime.exchange import personal_adapter, private_names
+from fedloom.runtime.exchange import personal_adapter
 from fedloom.session import POOLED, Session
 from fedloom.training.batches import round_tokens
 from fedloom.training.schedule import learning_rate
@@ -121,7 +122,7 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             # Nobody uses the shared part alone.
             return session.evaluator.personal(own)
         result = session.evaluator.shared(adapter)
-        if chosen.personal is not None or chosen.keeps_adapter:
+        if chosen.personal_adapters:
             result["personal"] = session.evaluator.personal(own)["own"]
         return result
 
@@ -135,7 +136,6 @@ def _algorithm(session: Session) -> Algorithm:
     known: dict[str, Callable[[], Any]] = {
         "clients": lambda: len(data.clients),
         "total_examples": lambda: data.totals()["train"],
-        "momentum": lambda: recipe.local.momentum,
         "seed": lambda: recipe.seed,
         "scale": lambda: session.lora.scale,
     }

@@ -19,8 +19,9 @@ from fedloom.model.base import check_model, load_base, load_tokenizer, pick_devi
 from fedloom.model.checkpointing import make_layers_repeatable
 from fedloom.model.decoder_layer import frozen_layers, use_own_layers
 from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
-from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.grouped_lora import GroupedLora, factors_of
 from fedloom.model.lanes import Lanes
+from fedloom.model.tensor_names import check_patterns
 from fedloom.participation import check_participation
 from fedloom.recipe import Recipe
 from fedloom.run_directory import CLIENTS, DATA
@@ -69,7 +70,10 @@ def prepare_data(recipe: Recipe, directory: Path) -> tuple[FederatedData, Any]:
     """
     quiet_libraries()
     pick_device(recipe.runtime.device)
-    check_model(recipe.model, recipe.runtime)
+    layers = check_model(recipe.model, recipe.runtime)
+    if recipe.federation.private:
+        shared = algorithm_class(recipe.federation.algorithm.name).shared
+        check_patterns(factors_of(layers), shared, recipe.federation.private)
     tokenizer = load_tokenizer(recipe.model)
     return prepare(recipe, tokenizer, directory), tokenizer
 

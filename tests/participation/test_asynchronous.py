@@ -146,10 +146,10 @@ def test_too_few_clients_to_draw_from():
 @pytest.mark.parametrize(
     ("section", "told"),
     [
-        ({}, "participation.clock: is required"),
-        ({"clock": {}, "drop_out": 0.1}, "participation.drop_out has no effect"),
-        ({"clock": {}, "deadline": 3.0}, "participation.deadline has no effect"),
-        ({"clock": {}, "sampling": "examples"}, "participation.sampling has no effect"),
+        ({}, "federation.participation.clock: is required"),
+        ({"clock": {}, "drop_out": 0.1}, "federation.participation.drop_out has no effect"),
+        ({"clock": {}, "deadline": 3.0}, "federation.participation.deadline has no effect"),
+        ({"clock": {}, "sampling": "examples"}, "federation.participation.sampling has no effect"),
     ],
 )
 def test_options_of_synchronous_rounds(section, told):

@@ -59,8 +59,9 @@ class Algorithm:
     client: ClientRule = ClientRule()
     # How they train, besides, an adapter of their own that nobody else sees; None: they don't.
     personal: ClientRule | None = None
-    # Whether the clients' rule keeps an adapter of its own, as `ClientFinish.kept["personal"]`.
-    keeps_adapter: bool = False
+    # Whether clients end up with whole adapters of their own: by `personal`, or because their rule keeps one as
+    # `ClientFinish.kept["personal"]`.
+    personal_adapters: bool = False
     # The factors that clients send; the others stay with their client.
     shared: Factors = "both"
     # Whether `sent` holds a change of the base model: factors "base/<layer>.lora_A.weight" [R, in] and

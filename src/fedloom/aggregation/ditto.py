@@ -22,6 +22,8 @@ class Ditto(Composition):
         weighting: see `FedAvg`.
     """
 
+    personal_adapters = True
+
     def __init__(
         self,
         lam: Annotated[

@@ -67,7 +67,7 @@ class PFedMe(Composition):
         server_learning_rate: beta.
     """
 
-    keeps_adapter = True
+    personal_adapters = True
 
     def __init__(
         self,

@@ -123,6 +123,19 @@ def run_parameters(name: str) -> list[str]:
     return [parameter for parameter, hint in hints.items() if from_run(hint)]
 
 
+def placeholders(name: str) -> dict[str, Any]:
+    """Possible values of what an algorithm has to know of the run, where no run is at hand.
+
+    Args:
+        name: one of `ALGORITHMS`.
+
+    Returns:
+        A value for each of its `run_parameters`.
+    """
+    fields = parameters_model(name, with_run=True).model_fields
+    return {parameter: 1.0 if fields[parameter].annotation is float else 1 for parameter in run_parameters(name)}
+
+
 def from_run(hint: Any) -> bool:
     """Whether a parameter's annotation is marked with `FromRun`."""
     return get_origin(hint) is Annotated and any(item is FromRun for item in get_args(hint)[1:])

@@ -20,7 +20,7 @@ class Wrapped(Algorithm):
         self.inner = inner
         self.client = inner.client
         self.personal = inner.personal
-        self.keeps_adapter = inner.keeps_adapter
+        self.personal_adapters = inner.personal_adapters
         self.shared = inner.shared
         self.changes_base = inner.changes_base
         self.mixed_ranks = inner.mixed_ranks

@@ -21,7 +21,7 @@ from fedloom.errors import UserError, nearest
 from fedloom.model.adapter_products import Site, adapter_dtype, adapter_gradients, add_adapters
 from fedloom.model.head_loss import head_is_plain
 from fedloom.randomness import torch_generator
-from fedloom.recipe.schema import LoraConfig
+from fedloom.recipe.model_schema import LoraConfig
 
 # PEFT's names: everything written here loads in PEFT, TRL and vLLM.
 PREFIX = "base_model.model."
@@ -320,6 +320,18 @@ def target_layers(model: PreTrainedModel, config: LoraConfig) -> list[str]:
                 f"there are {', '.join(map(str, numbers)) or 'none'}"
             )
     return [name for name in layers if layer_number(name) in config.layers]
+
+
+def factors_of(layers: Sequence[str]) -> list[str]:
+    """The names of the factors on layers: PEFT's.
+
+    Args:
+        layers: full names.
+
+    Returns:
+        A and B of each in turn.
+    """
+    return [f"{PREFIX}{layer}.lora_{factor}.weight" for layer in layers for factor in "AB"]
 
 
 def layer_number(name: str) -> int | None:

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from fedloom.errors import UserError
 from fedloom.model.base import resolve_base
 from fedloom.model.grouped_lora import PREFIX, Adapter, GroupedLora, GroupedLoraLayer
-from fedloom.recipe.schema import ModelConfig
+from fedloom.recipe.model_schema import ModelConfig
 from fedloom.wire.validation import check_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -254,7 +254,7 @@ def _shown(value: Any) -> str:
 
 def _is_tag(part: int | str) -> bool:
     # pydantic puts the chosen variant of a union into the location; a person never wrote that.
-    return isinstance(part, str) and part in _TAGS
+    return isinstance(part, str) and (part in _TAGS or part.startswith("list["))
 
 
 def _variants(model: type[BaseModel]) -> list[type[BaseModel]]:

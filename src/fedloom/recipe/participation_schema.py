@@ -71,11 +71,13 @@ class ParticipationConfig(Config):
             ValueError: where the clock is missing, or an option belongs to synchronous rounds.
         """
         if self.clock is None:
-            raise ValueError("participation.clock: is required by asynchronous aggregation, whose order it simulates")
+            raise ValueError(
+                "federation.participation.clock: is required by asynchronous aggregation, whose order it simulates"
+            )
         for name, option in type(self).model_fields.items():
             if name != "clock" and getattr(self, name) != option.default:
                 raise ValueError(
-                    f"participation.{name} has no effect on asynchronous aggregation, which draws uniformly"
+                    f"federation.participation.{name} has no effect on asynchronous aggregation, which draws uniformly"
                 )
 
 

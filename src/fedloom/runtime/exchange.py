@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from fedloom.aggregation import Algorithm, Update
-from fedloom.aggregation.base import Factors
 from fedloom.aggregation.client_rule import ClientRule
 from fedloom.model.grouped_lora import Adapter, GroupedLora
 from fedloom.model.ranks import cut_to_rank, pad_to_layout
+from fedloom.model.tensor_names import factor_names, private_names
 from fedloom.runtime.attack import Attack
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.client_store import ClientStore
@@ -204,35 +203,6 @@ def personal_adapter(store: ClientStore, arm: str, client: str, rounds: int) -> 
         Its tensors; empty where it never trained.
     """
     return _with_prefix(store.load(arm, client, rounds + 1) or {}, ADAPTER)
-
-
-def factor_names(names: Collection[str], factors: Factors) -> set[str]:
-    """The names of all LoRA factors or of one of them, and of all tensors that are none.
-
-    Args:
-        names: of an adapter.
-        factors: which.
-
-    Returns:
-        Some of the names.
-    """
-    others = [] if factors == "both" else [f".lora_{other}." for other in "ABR" if other != factors]
-    return {name for name in names if not any(other in name for other in others)}
-
-
-def private_names(names: Collection[str], shared: Factors, patterns: Sequence[str]) -> set[str]:
-    """The names of the tensors that stay with their client.
-
-    Args:
-        names: of an adapter.
-        shared: the factors that the algorithm shares.
-        patterns: of the recipe, with * for any text; a pattern may name a part between dots.
-
-    Returns:
-        Some of the names.
-    """
-    mine = set(names) - factor_names(names, shared)
-    return mine | {name for name in names if any(fnmatchcase(f".{name}.", f"*.{pattern}.*") for pattern in patterns)}
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

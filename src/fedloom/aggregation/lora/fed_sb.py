@@ -76,8 +76,7 @@ class FedSb(Algorithm):
 
 def _orthonormal(pair: Pair, keep_square: bool) -> dict[str, Tensor]:
     """The same product with orthonormal columns of B: R = 1 and the rest in A, or the singular values in R."""
-    rank = pair.rank
-    found = product_svd(pair).first(rank)
+    found = product_svd(pair)
     if keep_square:
         return {"B": found.u, "R": torch.diag(found.s), "A": found.vh}
     return {"B": found.u, "A": found.s[:, None] * found.vh}
