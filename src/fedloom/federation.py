@@ -133,6 +133,8 @@ def _record(log: EventLog, state: RunState, plan: RoundPlan, tally: Tally, secon
     for key in ("bytes_up", "bytes_down", "tokens"):
         state.totals[key] += getattr(tally, key)
     simulated: dict[str, Any] = {"missing": plan.missing} if plan.missing else {}
+    if plan.versions:
+        simulated["staleness"] = {client: plan.round - 1 - version for client, version in plan.versions.items()}
     if plan.simulated_seconds is not None:
         simulated[SIMULATED] = plan.simulated_seconds
         state.totals[SIMULATED] = state.totals.get(SIMULATED, 0.0) + plan.simulated_seconds
