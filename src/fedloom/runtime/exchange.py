@@ -77,6 +77,7 @@ class Exchange:
         self.full_rank = max(shape[0] for name, shape in lora.shapes.items() if ".lora_A." in name)
         # What each client at work began with.
         self._ranks: dict[str, int] = {}
+        self._sizes: dict[tuple[tuple[str, torch.Size], ...], int] = {}
 
         @cache
         def bytes_down(rank: int) -> int:
@@ -105,7 +106,7 @@ class Exchange:
         rank = self._ranks[task.client] = int(kept["rank"]) if "rank" in kept else self.rank_of(task.client)
         start = self._start(task.client, rank)
         rule = self.algorithm.client
-        begin = start | {name: own[name] for name in self.private if name in own}
+        begin = {**start, **{name: own[name] for name in self.private if name in own}} if self.private else start
         pieces = [self._piece(task, rule, begin, start, kept, rank)]
         if self.algorithm.personal is not None:
             personal = _with_prefix(stored, PERSONAL)
@@ -146,13 +147,20 @@ class Exchange:
             "tokens": sum(one.tokens for one in results),
             "label_tokens": result.label_tokens,
             "steps": result.steps,
-            "bytes_up": len(encode({**delta, **extra})),
+            "bytes_up": self._bytes_up({**delta, **extra}),
             "bytes_down": self.bytes_down(rank),
             **result.finish.metrics,
         }
         if task.client in plan.versions:
             metrics["staleness"] = plan.round - 1 - plan.versions[task.client]
         return Update(task.client, delta, len(task.examples), metrics, extra)
+
+    def _bytes_up(self, tensors: Mapping[str, Tensor]) -> int:
+        # Clients send tensors of the same few shapes: it is written once for each.
+        shapes = tuple((name, value.shape) for name, value in tensors.items())
+        if shapes not in self._sizes:
+            self._sizes[shapes] = len(encode(tensors))
+        return self._sizes[shapes]
 
     def _start(self, client: str, rank: int) -> Adapter:
         # The newest version is the adapter itself.
