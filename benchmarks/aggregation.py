@@ -62,7 +62,7 @@ COLLECTING: dict[str, dict[str, Any]] = {
     "geometric_median": {},
 }
 METRICS = {"normalizer": 10.0, "staleness": 1}
-# Three of memory each, but: an update of SCAFFOLD's is two adapters long, so its sums in fp64 are four; and what adaptive
+# Exceptions to the first: an update of SCAFFOLD's is two adapters long, so its sums in fp64 are four; and what adaptive
 # optimisers return, the next adapter and two moments, is three.
 ADAPTERS_TARGET, COPY_TARGET = 3.0, 0.5
 MORE_ADAPTERS = {"scaffold": 4.2, "fedadagrad": 3.2, "fedyogi": 3.2, "fedadam": 3.2}

@@ -1,8 +1,8 @@
 """Server optimisers: from the mean update of a round to the next adapter, with a state of named tensors.
 
 All compute in fp64 and keep their state in fp32 as "<kind>/<name of the adapter's tensor>". The mean update is given up
-tensor by tensor while the next adapter and state come into being. A tensor that a round's mean update does not name (the other
-factor, where factors take turns) is left alone, and so is its state.
+tensor by tensor while the next adapter and state come into being. A tensor that a round's mean update does not name
+(the other factor, where factors take turns) is left alone, and so is its state.
 """
 
 from __future__ import annotations
