@@ -1,5 +1,7 @@
 """One small federation for each algorithm that a recipe can name: real text, the embedded model, a second or less."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +50,6 @@ SECTIONS: dict[str, Values] = {
     "flora": {"model": MIXED},
     "hetlora": {"model": MIXED},
 }
-# Further runs: other ways of doing what an algorithm does, and what a recipe can add to any of them.
-VARIANTS: dict[str, tuple[str, Values]] = {
-    "scaffold with full gradients": ("scaffold", {"control": "full_gradient"}),
-    "scaffold after the step": ("scaffold", {"control": "update"}),
-    "fedex_lora truncated": ("fedex_lora", {"residual_rank": 1}),
-}
-
-
 def settings(source: Path, name: str, parameters: Values | None = None, **sections: Any) -> Values:
     """A recipe for an algorithm: five of eight unequal clients a round, three rounds, the two upper layers adapted."""
     chosen = {"name": name, **PARAMETERS[name], **(parameters or {})}
@@ -77,3 +71,19 @@ def _merged(values: Values, more: Values) -> Values:
         inner = values.get(key)
         merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
     return merged
+
+
+# Every algorithm, and further ways of doing what some of them do; what a recipe can add to any of them.
+RUNS: dict[str, Callable[[Path], Values]] = {name: partial(settings, name=name) for name in PARAMETERS} | {
+    "scaffold, full gradients": partial(settings, name="scaffold", parameters={"control": "full_gradient"}),
+    "scaffold, after the step": partial(settings, name="scaffold", parameters={"control": "update"}),
+    "fedex_lora, truncated": partial(settings, name="fedex_lora", parameters={"residual_rank": 1}),
+    "fedavg, private layer": partial(settings, name="fedavg", federation={"private": ["layers.5"]}),
+    "fedadam, private factor": partial(settings, name="fedadam", federation={"private": ["lora_B"]}),
+    "fedavg, attacked": partial(settings, name="fedavg", federation={"attack": {"kind": "nan"}}),
+    "krum, attacked": partial(settings, name="krum", federation={"attack": {"kind": "nan"}}),
+    "flora, attacked": partial(settings, name="flora", federation={"attack": {"kind": "nan"}}),
+    "median, noise": partial(settings, name="median", federation={"attack": {"kind": "noise"}}),
+    "fedavg, flipped labels": partial(settings, name="fedavg", federation={"attack": {"kind": "label_flip"}}),
+    "ditto, fine_tuned": partial(settings, name="ditto", baselines=["fine_tuned"]),
+}
