@@ -22,6 +22,7 @@ from fedloom.runtime import RoundPlan
 from fedloom.runtime.tally import Tally
 from fedloom.session import Session, describe_session
 from fedloom.shared_work import open_run
+from fedloom.wire.encoding import in_order
 
 if TYPE_CHECKING:
     from fedloom.runtime.process_group import ProcessGroup
@@ -84,7 +85,8 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
         began = time.perf_counter()
         plan, algorithm, tally = arm.plan(number, state.algorithm), arm.algorithm, Tally()
         updates = tally.watch(session.runtime.train(plan, _broadcast(algorithm, state), algorithm))
-        state.adapter, state.algorithm = algorithm.step(state.adapter, state.algorithm, updates)
+        adapter, own = algorithm.step(state.adapter, state.algorithm, updates)
+        state.adapter, state.algorithm = in_order(adapter), in_order(own)
         state.round = number
         _record(log, state, plan, tally, time.perf_counter() - began)
         if number == arm.rounds or (every is not None and number % every == 0):
@@ -107,8 +109,8 @@ def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> 
     """The state before the first round: a fresh adapter, and the untuned base evaluated."""
     log.truncate(0)
     log.append("start", **describe_session(session), data_seconds=data_seconds)
-    state = RunState(adapter=first.algorithm.prepared(session.lora.initial(session.recipe.seed)))
-    state.algorithm = first.algorithm.init(state.adapter)
+    state = RunState(adapter=in_order(first.algorithm.prepared(session.lora.initial(session.recipe.seed))))
+    state.algorithm = in_order(first.algorithm.init(state.adapter))
     state.totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0, "rejected": 0}
     began = time.perf_counter()
     result = first.evaluate(state.adapter, 0)
@@ -120,8 +122,8 @@ def _next_arm(session: Session, arms: list[Arm], state: RunState) -> None:
     """Every arm starts where the federation started, same seed, same fresh adapter, or where it ended."""
     state.arm, state.round = state.arm + 1, 0
     if not arms[state.arm].continues:
-        state.adapter = session.lora.initial(session.recipe.seed)
-    state.algorithm = arms[state.arm].algorithm.init(state.adapter)
+        state.adapter = in_order(session.lora.initial(session.recipe.seed))
+    state.algorithm = in_order(arms[state.arm].algorithm.init(state.adapter))
 
 
 def _record(log: EventLog, state: RunState, plan: RoundPlan, tally: Tally, seconds: float) -> None:
