@@ -119,12 +119,13 @@ class Workbench:
         """
         checked = load_recipe(recipe, [f"{key}={json.dumps(value)}" for key, value in setting.items()])
         self.folder.mkdir(exist_ok=True)
+        data = self._opened(checked)
         if self._model is None:
             self._model = open_model(checked)
         # A folder of its own: clients keep state, and no cell is to find another's.
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="cell-") as name:
             directory = Path(name)
-            session = over_model(checked, directory, self._opened(checked), *self._model)
+            session = over_model(checked, directory, data, *self._model)
             if arm == "base":
                 return _losses(session.evaluator.shared(session.lora.initial(checked.seed)))
             chosen = next(one for one in build_arms(session) if one.name == arm)
