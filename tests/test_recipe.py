@@ -182,7 +182,8 @@ def properties(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
     sections = {"Recipe": schema, **schema["$defs"]}
     # The algorithm's section is one of several, each with its own keys.
     for alternative in sections.pop("AlgorithmConfig")["oneOf"]:
-        sections[alternative["properties"].pop("name")["const"]] = alternative
+        keys = dict(alternative["properties"])
+        sections[keys.pop("name")["const"]] = {"properties": keys}
     return {f"{name}.{key}": value for name, s in sections.items() for key, value in s["properties"].items()}
 
 

@@ -7,7 +7,7 @@ centralized   one client that owns all data, with as many steps and as many exam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,14 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloom.aggregation import Algorithm, Tensors, algorithm
+from fedloom.aggregation import Algorithm, State, Tensors, algorithm
+from fedloom.aggregation.fedbuff import FedBuff
 from fedloom.aggregation.no_exchange import NoExchange
+from fedloom.aggregation.past_versions import PastVersions
 from fedloom.aggregation.registry import run_parameters
 from fedloom.aggregation.wrapped import PartlyPrivate
 from fedloom.data.splits import SPLITS
-from fedloom.participation import Clock, Participation, read_trace
+from fedloom.model.tensor_names import private_names
+from fedloom.participation import AsynchronousSchedule, Clock, Participants, Participation, read_trace
+from fedloom.recipe.participation_schema import ClockConfig
 from fedloom.runtime import RoundPlan
-from fedloom.runtime.exchange import personal_adapter, private_names
+from fedloom.runtime.exchange import personal_adapter
 from fedloom.session import POOLED, Session
 from fedloom.training.batches import round_tokens
 from fedloom.training.schedule import learning_rate
@@ -36,7 +40,7 @@ class Arm:
     Args:
         name: federated, fine_tuned, local or centralized.
         rounds: how many.
-        plan: the plan of a round, by its number.
+        plan: the plan of a round, by its number and the algorithm's state.
         algorithm: folds updates into the shared adapter.
         evaluate: the arm's result after so many rounds, given the shared adapter and what is sent beside it.
         continues: it starts from the adapter that the arm before has ended with.
@@ -44,7 +48,7 @@ class Arm:
 
     name: str
     rounds: int
-    plan: Callable[[int], RoundPlan]
+    plan: Callable[[int, State], RoundPlan]
     algorithm: Algorithm
     evaluate: Callable[[Tensors, int], dict[str, Any]]
     continues: bool = False
@@ -80,26 +84,35 @@ def build_arms(session: Session) -> list[Arm]:
 
 def _federated(session: Session, clients: Sequence[str]) -> Arm:
     recipe, federation = session.recipe, session.recipe.federation
+    chosen = _algorithm(session)
+    private = private_names(session.lora.shapes, chosen.shared, federation.private)
+    if federation.private:
+        chosen = PartlyPrivate(chosen, private_names(session.lora.shapes, "both", federation.private).__contains__)
+    # Opened by the process that plans: only on its machine a trace has to be.
+    participation = cache(lambda: _participation(session, clients, private))
+    schedule = cache(lambda: _schedule(session, clients, private))
+    asynchronous = isinstance(chosen, FedBuff)
+    if asynchronous:
+        chosen = PastVersions(chosen, lambda number: schedule().oldest_needed(number))
 
-    # Opened by the process that plans: only on its machine the trace has to be.
-    participation = cache(lambda: _participation(session, clients))
-
-    def plan(number: int) -> RoundPlan:
-        participants = participation().round(number)
+    def plan(number: int, state: State) -> RoundPlan:
+        versions: dict[str, int] = {}
+        if asynchronous:
+            participants, versions = _arrivals(schedule(), number)
+        else:
+            participants = participation().round(number)
         return RoundPlan(
             "federated",
             number,
             participants.clients,
             learning_rate(recipe.local, recipe.local.learning_rate, number, federation.rounds),
             recipe.local.batch_size,
+            trained=chosen.trained(state),
+            fetched=chosen.fetched(state),
+            versions=versions,
             missing=participants.missing,
             simulated_seconds=participants.seconds,
         )
-
-    chosen = _algorithm(session)
-    private = private_names(session.lora.shapes, chosen.shared, federation.private)
-    if private:
-        chosen = PartlyPrivate(chosen, private.__contains__)
 
     def evaluate(adapter: Tensors, done: int) -> dict[str, Any]:
         def own(client: str) -> Tensors:
@@ -109,7 +122,7 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             # Nobody uses the shared part alone.
             return session.evaluator.personal(own)
         result = session.evaluator.shared(adapter)
-        if chosen.personal is not None or chosen.keeps_adapter:
+        if chosen.personal_adapters:
             result["personal"] = session.evaluator.personal(own)["own"]
         return result
 
@@ -123,7 +136,6 @@ def _algorithm(session: Session) -> Algorithm:
     known: dict[str, Callable[[], Any]] = {
         "clients": lambda: len(data.clients),
         "total_examples": lambda: data.totals()["train"],
-        "momentum": lambda: recipe.local.momentum,
         "seed": lambda: recipe.seed,
         "scale": lambda: session.lora.scale,
     }
@@ -131,29 +143,53 @@ def _algorithm(session: Session) -> Algorithm:
     return algorithm(config.name, **config.parameters, **of_run)
 
 
-def _participation(session: Session, clients: Sequence[str]) -> Participation:
+def _participation(session: Session, clients: Sequence[str], private: Container[str]) -> Participation:
+    """Who takes part in synchronous rounds."""
     recipe, federation = session.recipe, session.recipe.federation
     config = federation.participation
+
+    def examples() -> NDArray[np.int64]:
+        return session.data.sizes()[: len(clients), SPLITS.index("train")]
+
+    clock = None if config.clock is None else _clock(session, config.clock, private)
+    trace = None if config.availability_trace is None else read_trace(config.availability_trace, clients)
+    return Participation(config, federation.clients_per_round, recipe.seed, clients, examples, clock, trace)
+
+
+def _schedule(session: Session, clients: Sequence[str], private: Container[str]) -> AsynchronousSchedule:
+    """Who arrives in which of the server's buffers."""
+    federation = session.recipe.federation
+    assert federation.participation.clock is not None
+    clock = _clock(session, federation.participation.clock, private)
+    buffer_size = federation.algorithm.parameters["buffer_size"]
+    return AsynchronousSchedule(session.recipe.seed, clients, federation.clients_per_round, buffer_size, clock.seconds)
+
+
+def _clock(session: Session, config: ClockConfig, private: Container[str]) -> Clock:
+    """Simulates durations; the transfer is that of the tensors that clients share, once each way."""
+    recipe = session.recipe
 
     def tokens(client: str) -> float:
         lengths = session.data.examples(client, "train").lengths
         return round_tokens(lengths, recipe.local, recipe.local.batch_size)
 
-    def examples() -> NDArray[np.int64]:
-        return session.data.sizes()[: len(clients), SPLITS.index("train")]
+    shared = {name: value for name, value in session.lora.initial(recipe.seed).items() if name not in private}
+    size = len(encode(shared))
+    return Clock(config, recipe.seed, tokens, bytes_down=size, bytes_up=size)
 
-    clock = None
-    if config.clock is not None:
-        size = len(encode(session.lora.initial(recipe.seed)))
-        clock = Clock(config.clock, recipe.seed, tokens, bytes_down=size, bytes_up=size)
-    trace = None if config.availability_trace is None else read_trace(config.availability_trace, clients)
-    return Participation(config, federation.clients_per_round, recipe.seed, clients, examples, clock, trace)
+
+def _arrivals(schedule: AsynchronousSchedule, number: int) -> tuple[Participants, dict[str, int]]:
+    """One flush of the buffer as a round: whose updates it holds, and from which version each was trained."""
+    flush = schedule.flush(number)
+    before = schedule.flush(number - 1).seconds if number > 1 else 0.0
+    versions = {arrival.client: arrival.started_from for arrival in flush.arrivals}
+    return Participants(tuple(versions), {}, flush.seconds - before), versions
 
 
 def _baseline(
     session: Session, name: str, clients: Sequence[str], rounds: int, batch_size: int, base_rate: float
 ) -> Arm:
-    def plan(number: int) -> RoundPlan:
+    def plan(number: int, _: State) -> RoundPlan:
         rate = learning_rate(session.recipe.local, base_rate, number, rounds)
         return RoundPlan(name, number, tuple(clients), rate, batch_size, personal=True)
 

@@ -21,7 +21,7 @@ from fedloom.model.base import POCKET, load_base, pick_device, pick_dtype, quiet
 from fedloom.model.forward import label_logits
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.packing import Example, pack
-from fedloom.recipe.schema import LoraConfig, ModelConfig
+from fedloom.recipe.model_schema import LoraConfig, ModelConfig
 
 EXTRAS = {"data": "datasets", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 PACKAGES = ("torch", "transformers", "peft", "safetensors")

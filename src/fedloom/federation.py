@@ -6,10 +6,12 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from fedloom.aggregation import Algorithm
 from fedloom.arms import Arm
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
 from fedloom.errors import UserError
@@ -80,20 +82,18 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
     every = session.recipe.evaluation.every
     for number in range(state.round + 1, arm.rounds + 1):
         began = time.perf_counter()
-        plan = arm.plan(number)
-        tally = Tally()
-        sent = arm.algorithm.sent(state.algorithm)
-        plan = replace(plan, trained=arm.algorithm.trained(state.algorithm))
-        updates = tally.watch(session.runtime.train(plan, {**state.adapter, **sent}, arm.algorithm))
-        state.adapter, state.algorithm = arm.algorithm.step(state.adapter, state.algorithm, updates)
+        plan, algorithm, tally = arm.plan(number, state.algorithm), arm.algorithm, Tally()
+        updates = tally.watch(session.runtime.train(plan, _broadcast(algorithm, state), algorithm))
+        state.adapter, state.algorithm = algorithm.step(state.adapter, state.algorithm, updates)
         state.round = number
         _record(log, state, plan, tally, time.perf_counter() - began)
         if number == arm.rounds or (every is not None and number % every == 0):
             began = time.perf_counter()
-            result = arm.evaluate({**state.adapter, **arm.algorithm.sent(state.algorithm)}, number)
+            result = arm.evaluate(_broadcast(algorithm, state), number)
             _record_result(log, state, arm.name, result, time.perf_counter() - began)
         if number == arm.rounds and arm.name == "federated":
-            export_adapter(path / ADAPTER, state.adapter, session.model, session.lora, session.recipe.model)
+            whole = _broadcast(algorithm, state)
+            export_adapter(path / ADAPTER, whole, session.model, session.lora, session.recipe.model)
         session.data.release()
         _commit(path, log, state)
 
@@ -109,9 +109,14 @@ def first_state(session: Session, first: Arm, data_seconds: float = 0.0) -> RunS
     Returns:
         Where `run_arm` goes on from.
     """
-    adapter = session.lora.initial(session.recipe.seed)
+    adapter = first.algorithm.prepared(session.lora.initial(session.recipe.seed))
     totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0, "rejected": 0}
     return RunState(adapter=adapter, algorithm=first.algorithm.init(adapter), totals=totals)
+
+
+def _broadcast(algorithm: Algorithm, state: RunState) -> dict[str, Tensor]:
+    """What the server sends: the adapter, and what the algorithm sends beside it."""
+    return {**state.adapter, **algorithm.sent(state.algorithm)}
 
 
 def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> RunState:
@@ -142,6 +147,8 @@ def _record(log: EventLog, state: RunState, plan: RoundPlan, tally: Tally, secon
     for key in ("bytes_up", "bytes_down", "tokens"):
         state.totals[key] += getattr(tally, key)
     simulated: dict[str, Any] = {"missing": plan.missing} if plan.missing else {}
+    if plan.versions:
+        simulated["staleness"] = {client: plan.round - 1 - version for client, version in plan.versions.items()}
     if plan.simulated_seconds is not None:
         simulated[SIMULATED] = plan.simulated_seconds
         state.totals[SIMULATED] = state.totals.get(SIMULATED, 0.0) + plan.simulated_seconds

@@ -174,7 +174,8 @@ def _observer(listeners: Sequence[Listener], console: Console) -> Observer:
 
 
 def _mean_metrics(name: str, seeds: list[int], runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    numbers = {key: fmean(run[key] for run in runs) for key in ("seconds", "bytes_up", "bytes_down", "tokens")}
+    keys = ("seconds", "bytes_up", "bytes_down", "tokens", "rejected", "simulated_seconds")
+    numbers = {key: fmean(run[key] for run in runs) for key in keys if key in runs[0]}
     return {
         "name": name,
         "seeds": seeds,

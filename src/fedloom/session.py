@@ -11,6 +11,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from fedloom import __version__
+from fedloom.aggregation.registry import algorithm_class
 from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
 from fedloom.evaluation.evaluator import Evaluator, check_examples
@@ -18,8 +19,9 @@ from fedloom.model.base import check_model, load_base, load_tokenizer, pick_devi
 from fedloom.model.checkpointing import make_layers_repeatable
 from fedloom.model.decoder_layer import frozen_layers, use_own_layers
 from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
-from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.grouped_lora import GroupedLora, factors_of
 from fedloom.model.lanes import Lanes
+from fedloom.model.tensor_names import check_patterns
 from fedloom.participation import check_participation
 from fedloom.recipe import Recipe
 from fedloom.run_directory import CLIENTS, DATA
@@ -68,7 +70,10 @@ def prepare_data(recipe: Recipe, directory: Path) -> tuple[FederatedData, Any]:
     """
     quiet_libraries()
     pick_device(recipe.runtime.device)
-    check_model(recipe.model, recipe.runtime)
+    layers = check_model(recipe.model, recipe.runtime)
+    if recipe.federation.private:
+        shared = algorithm_class(recipe.federation.algorithm.name).shared
+        check_patterns(factors_of(layers), shared, recipe.federation.private)
     tokenizer = load_tokenizer(recipe.model)
     return prepare(recipe, tokenizer, directory), tokenizer
 
@@ -86,9 +91,11 @@ def open_model(recipe: Recipe, scratch: Path | None = None) -> tuple[PreTrainedM
     keep_freed_memory()
     model = load_base(recipe.model, pick_device(recipe.runtime.device))
     lora = GroupedLora(model, recipe.model.adapter)
-    use_own_layers(model, lora)
+    if not algorithm_class(recipe.federation.algorithm.name).changes_base:
+        # Own layers multiply frozen weights side by side, and know of no change to one of them.
+        use_own_layers(model, lora)
     make_layers_repeatable(model, lora)
-    frozen = frozen_layers(model, lora.layers)
+    frozen = frozen_layers(model, lora.layers) if lora.own_layers or lora.device.type != "cpu" else 0
     if frozen:
         gigabytes = PREFIX_CACHE_GB if recipe.runtime.prefix_cache_gb is None else recipe.runtime.prefix_cache_gb
         store = ActivationStore(scratch, gigabytes * GIB) if scratch is not None and gigabytes else None

@@ -52,7 +52,7 @@ def problems(seed=0, size=8, clients=4):
 STEPS = (2, 6, 10, 14)
 
 
-def distance(parameters, scale=1.0, rounds=250):
+def distance(parameters, scale=1.0, rounds=120):
     """How far from the minimum AdamW clients with 2 to 14 steps a round end, the rate falling to a hundredth and on."""
     curvature, target, best = problems()
     clients = {
@@ -63,7 +63,7 @@ def distance(parameters, scale=1.0, rounds=250):
     adapter = {"w": torch.zeros(curvature.shape[1])}
     state = rule.init(adapter)
     for turn in range(rounds):
-        adapter, state = train_round(rule, adapter, state, clients, 0.1 * 0.96**turn, adamw=True)
+        adapter, state = train_round(rule, adapter, state, clients, 0.1 * 0.93**turn, adamw=True)
     return float((adapter["w"] - best).norm())
 
 

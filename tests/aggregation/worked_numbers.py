@@ -30,7 +30,7 @@ def assert_worked(algorithm, expected, metrics=(({}, {}), ({}, {})), atol=1e-6):
     assert torch.equal(X["w"], torch.tensor([1.0, -2.0])), "the given adapter is left as it is"
 
 
-def random_rounds(seed, rounds=3, clients=4, scale=0.1):
+def random_rounds(seed, rounds=3, clients=(2, 4), scale=0.1):
     """An adapter of several tensors and rounds of (deltas, sizes) by client, as NumPy arrays in fp32."""
     draw = np.random.default_rng(seed)
 
@@ -39,7 +39,7 @@ def random_rounds(seed, rounds=3, clients=4, scale=0.1):
 
     start = tensors(1.0)
     return start, [
-        [(tensors(scale), int(draw.integers(1, 50))) for _ in range(int(draw.integers(2, clients + 1)))]
+        [(tensors(scale), int(draw.integers(1, 50))) for _ in range(int(draw.integers(clients[0], clients[1] + 1)))]
         for _ in range(rounds)
     ]
 

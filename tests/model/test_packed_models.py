@@ -12,7 +12,7 @@ from fedloom.model.decoder_layer import use_own_layers
 from fedloom.model.forward import label_logits, label_losses, score_labels
 from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.packing import Example, pack
-from fedloom.recipe.schema import LoraConfig, ModelConfig
+from fedloom.recipe.model_schema import LoraConfig, ModelConfig
 
 SIZES = {
     "vocab_size": 96,

@@ -59,17 +59,27 @@ class Algorithm:
     client: ClientRule = ClientRule()
     # How they train, besides, an adapter of their own that nobody else sees; None: they don't.
     personal: ClientRule | None = None
-    # Whether the clients' rule keeps an adapter of its own, as `ClientFinish.kept["personal"]`.
-    keeps_adapter: bool = False
+    # Whether clients end up with whole adapters of their own: by `personal`, or because their rule keeps one as
+    # `ClientFinish.kept["personal"]`.
+    personal_adapters: bool = False
     # The factors that clients send; the others stay with their client.
     shared: Factors = "both"
-    # The factors that clients have to be sent; they know the others.
-    fetched: Factors = "both"
     # Whether `sent` holds a change of the base model: factors "base/<layer>.lora_A.weight" [R, in] and
     # "base/<layer>.lora_B.weight" [out, R], whose product is added to the layer's weight.
     changes_base: bool = False
     # Whether clients' adapters may differ in rank.
     mixed_ranks: bool = False
+
+    def prepared(self, adapter: Tensors) -> dict[str, Tensor]:
+        """The adapter that will be trained.
+
+        Args:
+            adapter: A and B of each layer as LoRA starts.
+
+        Returns:
+            The same, unless the algorithm trains other tensors.
+        """
+        return dict(adapter)
 
     def init(self, adapter: Tensors) -> State:
         """The server's state before the first round.
@@ -103,6 +113,17 @@ class Algorithm:
             Both, or the name of one.
         """
         return "both"
+
+    def fetched(self, state: State) -> Factors:
+        """The factors that clients have to be sent for the next round; they know the others.
+
+        Args:
+            state: the server's state.
+
+        Returns:
+            Those shared, unless the algorithm says otherwise.
+        """
+        return self.shared
 
     def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
         """Turn one round's updates, each as it arrives, into the next adapter.

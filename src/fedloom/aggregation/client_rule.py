@@ -12,14 +12,14 @@ Vectors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ClientRound:
-    """What a client begins a round with; all vectors are fp32 [trained entries] on one device.
+    """What a client begins a round with; all vectors are fp32 [trained entries] on one device and stay as they are.
 
     Args:
         start: where training begins.
         broadcast: what the server sent: the same values, except where a client goes on from an adapter of its own.
         received: what else the server sent (`Algorithm.sent`), one vector for each prefix, e.g. "control".
         kept: what the client's last `finish` kept; empty at first.
-        views: the named tensors of such a vector.
+        views: the named tensors of such a vector, or of one of positions in it, as views.
         momentum: of the local optimiser.
     """
 

@@ -32,6 +32,16 @@ ALGORITHMS = {
     "flora": "lora.flora:Flora",
     "hetlora": "lora.hetlora:HetLora",
     "rolora": "lora.rolora:RoLora",
+    "median": "trimmed_mean:Median",
+    "trimmed_mean": "trimmed_mean:TrimmedMean",
+    "krum": "krum:Krum",
+    "multi_krum": "krum:MultiKrum",
+    "geometric_median": "geometric_median:GeometricMedian",
+    "norm_bound": "norm_bound:NormBound",
+    "ditto": "ditto:Ditto",
+    "pfedme": "pfedme:PFedMe",
+    "fedbuff": "fedbuff:FedBuff",
+    "composed": "composed:Composed",
 }
 
 
@@ -59,7 +69,8 @@ def algorithm(name: str, **parameters: Any) -> Algorithm:
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         key = ".".join(map(str, detail["loc"]))
-        raise UserError(f"federation.algorithm.{key}: {detail['msg']} ({name}), got {detail['input']!r}") from None
+        said = f"{detail['msg'][0].lower()}{detail['msg'][1:]}"
+        raise UserError(f"federation.algorithm.{key}: {detail['input']!r}: {said} ({name})") from None
     return algorithm_class(name)(**{key: getattr(checked, key) for key in model.model_fields})
 
 
@@ -112,6 +123,19 @@ def run_parameters(name: str) -> list[str]:
     """
     hints = get_type_hints(algorithm_class(name).__init__, include_extras=True)
     return [parameter for parameter, hint in hints.items() if from_run(hint)]
+
+
+def placeholders(name: str) -> dict[str, Any]:
+    """Possible values of what an algorithm has to know of the run, where no run is at hand.
+
+    Args:
+        name: one of `ALGORITHMS`.
+
+    Returns:
+        A value for each of its `run_parameters`.
+    """
+    fields = parameters_model(name, with_run=True).model_fields
+    return {parameter: 1.0 if fields[parameter].annotation is float else 1 for parameter in run_parameters(name)}
 
 
 def from_run(hint: Any) -> bool:

@@ -20,11 +20,14 @@ class Wrapped(Algorithm):
         self.inner = inner
         self.client = inner.client
         self.personal = inner.personal
-        self.keeps_adapter = inner.keeps_adapter
+        self.personal_adapters = inner.personal_adapters
         self.shared = inner.shared
-        self.fetched = inner.fetched
         self.changes_base = inner.changes_base
         self.mixed_ranks = inner.mixed_ranks
+
+    def prepared(self, adapter: Tensors) -> dict[str, Tensor]:
+        """See `Algorithm`."""
+        return self.inner.prepared(adapter)
 
     def init(self, adapter: Tensors) -> State:
         """See `Algorithm`."""
@@ -37,6 +40,10 @@ class Wrapped(Algorithm):
     def trained(self, state: State) -> Factors:
         """See `Algorithm`."""
         return self.inner.trained(state)
+
+    def fetched(self, state: State) -> Factors:
+        """See `Algorithm`."""
+        return self.inner.fetched(state)
 
     def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
         """See `Algorithm`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from fedloom.recipe.data_schema import (
     PartitionFiles,
     SplitConfig,
 )
+from fedloom.recipe.participation_schema import check_concurrency
 from fedloom.recipe.schema import Recipe
 
 POCKET_GLOBAL = {"client": "all-families"}
@@ -198,6 +200,11 @@ def check_numbers(recipe: Recipe, clients: int) -> None:
     wanted = recipe.federation.clients_per_round
     if wanted > clients:
         raise UserError(f"federation.clients_per_round: {wanted} is above the number of training clients, {clients}")
+    attack = recipe.federation.attack
+    if attack is not None and math.floor(attack.share * clients + 1e-9) < 1:
+        raise UserError(f"federation.attack.share: {attack.share:g} of {clients} clients is nobody: it has no effect")
+    if recipe.federation.algorithm.name == "fedbuff":
+        check_concurrency(wanted, recipe.federation.algorithm.parameters["buffer_size"], clients)
     tested, unseen = recipe.evaluation.max_clients, recipe.data.unseen_clients
     if tested is not None and tested >= max(clients, unseen):
         raise UserError(

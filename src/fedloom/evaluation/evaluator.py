@@ -103,6 +103,7 @@ class Evaluator:
         self, adapters: Sequence[Mapping[str, Tensor]], tests: Iterable[tuple[int, ScoreSummary, ExampleSet]]
     ) -> None:
         """Score sets, each under one of the adapters, and fold the scores into the summary each belongs to."""
+        self.lora.change_base(adapters[0])
         summaries: deque[ScoreSummary] = deque()
 
         def jobs() -> Iterator[tuple[int, ExampleSet]]:

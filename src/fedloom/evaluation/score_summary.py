@@ -58,10 +58,14 @@ class ScoreSummary:
             self._correct = correct if self._correct is None else self._correct + correct
 
     def mean(self) -> Result:
-        """Mean loss and accuracy over sets, and the number of examples."""
+        """Mean loss and accuracy over sets, how they spread where there are several, and the number of examples."""
         block: Result = {"loss": float(np.mean(self._losses))}
         if self.exact_match:
             block["accuracy"] = float(np.mean(self._accuracies))
+        if len(self) > 1:
+            block |= _spread("loss", np.sort(self._losses)[::-1])
+            if self.exact_match:
+                block |= _spread("accuracy", np.sort(self._accuracies))
         return block | {"examples": self._examples[0] if self._same_examples else sum(self._examples)}
 
     def single(self, place: int) -> Result:
@@ -98,3 +102,11 @@ class ScoreSummary:
             str(name): {"accuracy": float(correct[names == name].mean()), "examples": int((names == name).sum())}
             for name in sorted(set(categories))
         }
+
+
+def _spread(measure: str, worst_first: np.ndarray) -> Result:
+    """The deviation over sets, and the mean over the tenth of them that fare worst (one at least)."""
+    return {
+        f"{measure}_spread": float(np.std(worst_first)),
+        f"{measure}_worst_decile": float(np.mean(worst_first[: -(-len(worst_first) // 10)])),
+    }

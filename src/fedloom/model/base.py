@@ -19,7 +19,8 @@ from fedloom.model.attention import IMPLEMENTATION
 from fedloom.model.checkpointing import decoder_layers
 from fedloom.model.decoder_layer import frozen_layers
 from fedloom.model.grouped_lora import target_layers
-from fedloom.recipe.schema import ModelConfig, RuntimeConfig
+from fedloom.recipe.model_schema import ModelConfig
+from fedloom.recipe.schema import RuntimeConfig
 
 POCKET = Path(__file__).parent / "pocket"
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
@@ -121,12 +122,15 @@ def load_tokenizer(config: ModelConfig) -> Any:
         return AutoTokenizer.from_pretrained(base)
 
 
-def check_model(config: ModelConfig, runtime: RuntimeConfig) -> None:
+def check_model(config: ModelConfig, runtime: RuntimeConfig) -> list[str]:
     """Find mistakes in the model section without reading a weight: the model is built on the meta device.
 
     Args:
         config: the recipe's model section.
         runtime: its runtime section.
+
+    Returns:
+        Names of the layers that get an adapter.
 
     Raises:
         UserError: an unknown architecture, targets that the model does not have, or options without effect on it.
@@ -144,6 +148,7 @@ def check_model(config: ModelConfig, runtime: RuntimeConfig) -> None:
         )
     if runtime.activation_checkpointing is True and not decoder_layers(model):
         raise UserError("runtime.activation_checkpointing has no effect: the model's decoder layers were not found")
+    return targets
 
 
 def pick_device(device: str) -> torch.device:

@@ -21,7 +21,7 @@ from fedloom.errors import UserError, nearest
 from fedloom.model.adapter_products import Site, adapter_dtype, adapter_gradients, add_adapters
 from fedloom.model.head_loss import head_is_plain
 from fedloom.randomness import torch_generator
-from fedloom.recipe.schema import LoraConfig
+from fedloom.recipe.model_schema import LoraConfig
 
 # PEFT's names: everything written here loads in PEFT, TRL and vLLM.
 PREFIX = "base_model.model."
@@ -78,9 +78,14 @@ class GroupedLoraLayer(nn.Module):
         owner = self._owner[0]
         weight = self.base.weight.t() if isinstance(self.base, Conv1D) else self.base.weight
         a, b = owner.factors(self.name)
+        rows = x.reshape(-1, x.shape[-1])
         output: Tensor = _GroupedLinear.apply(  # type: ignore[no-untyped-call]
-            x.reshape(-1, x.shape[-1]), weight, self.base.bias, a, b, owner.scale, owner.group_starts
+            rows, weight, self.base.bias, a, b, owner.scale, owner.group_starts
         )
+        if self.name in owner.base_change:
+            # As factors, in the adapters' precision: rounded into a bf16 weight, small changes would be lost.
+            down, up = owner.base_change[self.name]
+            output = (output + (rows.to(down.dtype) @ down.t()) @ up.t()).to(output.dtype)
         return output.view(*x.shape[:-1], -1)
 
 
@@ -115,6 +120,8 @@ class GroupedLora:
         self.frozen_prefix: FrozenPrefix | None = None
         # Whether layers keep their inputs only; see `checkpointing`.
         self.recompute = False
+        # What algorithms have added to the weights of layers: factors A [R, in] and B [out, R], for all groups.
+        self.base_change: dict[str, tuple[Tensor, Tensor]] = {}
         self.shapes: dict[str, tuple[int, int]] = {}
         self.layers = target_layers(model, config)
         for name in self.layers:
@@ -127,6 +134,7 @@ class GroupedLora:
             self.shapes[f"{PREFIX}{name}.lora_B.weight"] = (outputs, config.largest_rank)
         self.size = sum(rows * columns for rows, columns in self.shapes.values())
         self.device = next(model.parameters()).device
+        self.dtype = model.dtype
         self._loaded = _Loaded()
 
     @property
@@ -218,9 +226,35 @@ class GroupedLora:
         gradients = torch.autograd.grad(loss, list(self._loaded.parameters.values()))
         torch._foreach_add_(list(self._loaded.gradient_views.values()), list(gradients))
 
+    def change_base(self, broadcast: Mapping[str, Tensor]) -> None:
+        """Add products of factors to the weights of adapted layers, for all groups and threads; earlier ones go.
+
+        Args:
+            broadcast: "base/<layer>.lora_A.weight" [R, in] and "base/<layer>.lora_B.weight" [out, R] of each changed
+                layer, beside anything else.
+        """
+        names = {layer: f"base/{PREFIX}{layer}.lora_" for layer in self.layers}
+        dtype = adapter_dtype(self.device, self.dtype)
+        self.base_change = {
+            layer: (
+                broadcast[name + "A.weight"].to(self.device, dtype),
+                broadcast[name + "B.weight"].to(self.device, dtype),
+            )
+            for layer, name in names.items()
+            if name + "A.weight" in broadcast and len(broadcast[name + "A.weight"])
+        }
+
+    def effective(self, adapter: Mapping[str, Tensor]) -> Adapter:
+        """An adapter's A and B, where it has square factors between them (Fed-SB) with these multiplied into B."""
+        found: Adapter = {}
+        for name in self.shapes:
+            square = adapter.get(name.replace(".lora_B.", ".lora_R.")) if ".lora_B." in name else None
+            found[name] = adapter[name] if square is None else adapter[name] @ square
+        return found
+
     def flatten(self, adapter: Mapping[str, Tensor]) -> Tensor:
         """An adapter as one fp32 vector [parameters] in this model's order."""
-        return torch.cat([adapter[name].reshape(-1).float() for name in self.shapes])
+        return torch.cat([value.reshape(-1).float() for value in self.effective(adapter).values()])
 
     def split(self, buffer: Tensor) -> dict[str, Tensor]:
         """Views [groups, rows, columns] of a [groups, parameters] buffer, under PEFT's names."""
@@ -286,6 +320,18 @@ def target_layers(model: PreTrainedModel, config: LoraConfig) -> list[str]:
                 f"there are {', '.join(map(str, numbers)) or 'none'}"
             )
     return [name for name in layers if layer_number(name) in config.layers]
+
+
+def factors_of(layers: Sequence[str]) -> list[str]:
+    """The names of the factors on layers: PEFT's.
+
+    Args:
+        layers: full names.
+
+    Returns:
+        A and B of each in turn.
+    """
+    return [f"{PREFIX}{layer}.lora_{factor}.weight" for layer in layers for factor in "AB"]
 
 
 def layer_number(name: str) -> int | None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fedloom.errors import UserError
 from fedloom.randomness import numpy_generator
+from fedloom.recipe.participation_schema import check_concurrency
 
 
 class Arrival(NamedTuple):
@@ -68,7 +68,7 @@ class AsynchronousSchedule:
         buffer_size: int,
         duration: Callable[[str, int], float],
     ) -> None:
-        check_asynchronous(concurrency, buffer_size, len(clients))
+        check_concurrency(concurrency, buffer_size, len(clients))
         self._seed = seed
         self._clients = clients
         self._concurrency = concurrency
@@ -134,22 +134,3 @@ class AsynchronousSchedule:
             self._taken.add(index)
             seconds = self._duration(self._clients[index], self._starts)
             heapq.heappush(self._in_flight, (now + seconds, index, len(self._flushes)))
-
-
-def check_asynchronous(concurrency: int, buffer_size: int, clients: int) -> None:
-    """Check that there is always a client to start: one neither in flight nor in the buffer.
-
-    Args:
-        concurrency: clients in flight.
-        buffer_size: arrivals of one step of the server.
-        clients: number of training clients.
-
-    Raises:
-        UserError: where there are too few.
-    """
-    if concurrency + buffer_size > clients:
-        raise UserError(
-            f"federation: {concurrency} clients in flight and a buffer of {buffer_size} need "
-            f"{concurrency + buffer_size} training clients, as each is drawn from those in neither, and there are "
-            f"{clients}"
-        )

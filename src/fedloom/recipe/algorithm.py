@@ -27,7 +27,7 @@ class AlgorithmConfig(BaseModel):
         if not isinstance(values, dict):
             return values
         # Not at the top: the algorithms import torch, which takes seconds.
-        from fedloom.aggregation.registry import ALGORITHMS, parameters_model
+        from fedloom.aggregation.registry import ALGORITHMS, algorithm, parameters_model, placeholders
 
         names: Any = Literal[tuple(ALGORITHMS)]
         # Errors of these models are told under the keys they were found at.
@@ -42,7 +42,10 @@ class AlgorithmConfig(BaseModel):
                     f"{key!r} is no parameter of {name.name}; allowed: {allowed}",  # type: ignore[attr-defined]
                     hint=f"did you mean {close!r}?" if close else None,
                 )
-        return {"name": name.name, **model.model_validate(given).model_dump()}  # type: ignore[attr-defined]
+        parameters = model.model_validate(given).model_dump()
+        # Parameters that do not go together are told now, not once the run is known.
+        algorithm(name.name, **parameters, **placeholders(name.name))  # type: ignore[attr-defined]
+        return {"name": name.name, **parameters}  # type: ignore[attr-defined]
 
     @property
     def parameters(self) -> dict[str, Any]:

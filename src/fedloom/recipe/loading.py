@@ -208,8 +208,8 @@ def _explain(error: ValidationError) -> UserError:
     if kind == "missing":
         return UserError(f"{key}: is required")
     if kind == "value_error":
-        prefix = f"{key}: " if key else ""
-        return UserError(f"{prefix}{context['error']}")
+        told = str(context["error"])
+        return UserError(told if not key or told.startswith(key) else f"{key}: {told}")
     # A union tells of each of its variants; all of them are allowed.
     union = [d for d in details if d["loc"][:-1] == detail["loc"][:-1] and _is_tag(d["loc"][-1])] or [detail]
     wanted = " or ".join(_wanted(d, location) for d in union)
@@ -254,7 +254,7 @@ def _shown(value: Any) -> str:
 
 def _is_tag(part: int | str) -> bool:
     # pydantic puts the chosen variant of a union into the location; a person never wrote that.
-    return isinstance(part, str) and part in _TAGS
+    return isinstance(part, str) and (part in _TAGS or part.startswith("list["))
 
 
 def _variants(model: type[BaseModel]) -> list[type[BaseModel]]:

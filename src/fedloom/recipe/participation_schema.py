@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from fedloom.errors import UserError
 from fedloom.recipe.base import Config, Fraction
 
 
@@ -62,3 +63,38 @@ class ParticipationConfig(Config):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} has no effect without a clock, which says when clients finish: add clock")
         return self
+
+    def check_asynchronous(self) -> None:
+        """Check the section of a federation whose rounds are flushes of an asynchronous buffer.
+
+        Raises:
+            ValueError: where the clock is missing, or an option belongs to synchronous rounds.
+        """
+        if self.clock is None:
+            raise ValueError(
+                "federation.participation.clock: is required by asynchronous aggregation, whose order it simulates"
+            )
+        for name, option in type(self).model_fields.items():
+            if name != "clock" and getattr(self, name) != option.default:
+                raise ValueError(
+                    f"federation.participation.{name} has no effect on asynchronous aggregation, which draws uniformly"
+                )
+
+
+def check_concurrency(concurrency: int, buffer_size: int, clients: int) -> None:
+    """Check that there is always a client to start: one neither in flight nor in the buffer.
+
+    Args:
+        concurrency: clients in flight.
+        buffer_size: arrivals of one step of the server.
+        clients: number of training clients.
+
+    Raises:
+        UserError: where there are too few.
+    """
+    if concurrency + buffer_size > clients:
+        raise UserError(
+            f"federation: {concurrency} clients in flight and a buffer of {buffer_size} need "
+            f"{concurrency + buffer_size} training clients, as each is drawn from those in neither, and there are "
+            f"{clients}"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedloom.randomness import numpy_generator
-from fedloom.recipe.schema import LoraConfig
+from fedloom.recipe.model_schema import LoraConfig
 
 
 def client_rank(config: LoraConfig, seed: int, client: str) -> int:

@@ -5,142 +5,21 @@ The names are a contract: they may be extended, never renamed. `fedloom schema` 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fedloom.recipe.algorithm import AlgorithmConfig, default_algorithm
 from fedloom.recipe.base import Config, PositiveInt
+from fedloom.recipe.combinations import check_combinations
 from fedloom.recipe.data_schema import DataConfig
-from fedloom.recipe.participation_schema import ParticipationConfig
-
-
-class RankGroup(Config):
-    """Clients whose adapters have a rank of their own."""
-
-    rank: PositiveInt = Field(description="Inner size of these clients' factors.")
-    share: float | None = Field(
-        None, gt=0, le=1, description="Probability that a client no group names is in this one (shares add up to 1)."
-    )
-    clients: list[str] | None = Field(None, description="Names of its clients.")
-
-    @model_validator(mode="after")
-    def _has_members(self) -> RankGroup:
-        if self.share is None and not self.clients:
-            raise ValueError("a group of clients needs a share, or clients by name")
-        return self
-
-
-class LoraConfig(Config):
-    """Low-rank adapters (LoRA, arXiv 2106.09685) on chosen linear layers."""
-
-    kind: Literal["lora"] = Field("lora", description="Low-rank matrices beside frozen layers.")
-    rank: PositiveInt | list[RankGroup] = Field(
-        8, description="Inner size r of the factors A [r, in] and B [out, r]; or groups of clients with their own."
-    )
-    alpha: float = Field(16.0, gt=0, description="The adapter's output is scaled by alpha / (largest) rank.")
-    targets: list[str] | Literal["all-linear"] = Field(
-        default=["q_proj", "v_proj"],
-        description="Names of the linear layers that get an adapter, or all-linear (all but the output head).",
-    )
-
-    layers: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, description="Numbers of the decoder layers that get one, from 0 at the input; default: all."
-    )
-
-    @property
-    def largest_rank(self) -> int:
-        """The rank of the adapter that the server holds."""
-        return self.rank if isinstance(self.rank, int) else max(group.rank for group in self.rank)
-
-    @field_validator("rank")
-    @classmethod
-    def _whole_groups(cls, rank: int | list[RankGroup]) -> int | list[RankGroup]:
-        if isinstance(rank, int):
-            return rank
-        total = sum(group.share or 0.0 for group in rank)
-        if abs(total - 1) > 1e-9:
-            raise ValueError(f"the groups' shares add up to {total:g}, must be 1: clients that none names need a rank")
-        return rank
-
-    @field_validator("targets")
-    @classmethod
-    def _some_targets(cls, targets: list[str] | str) -> list[str] | str:
-        if not targets:
-            raise ValueError("needs at least one layer name, or all-linear")
-        return targets
-
-    @field_validator("layers")
-    @classmethod
-    def _some_layers(cls, layers: list[int] | None) -> list[int] | None:
-        if layers == []:
-            raise ValueError("needs at least one number; leave it out for all layers")
-        return layers
-
-
-class ModelConfig(Config):
-    """The frozen base model and the adapter trained on it."""
-
-    base: str = Field("pocket", description="A model folder, a hub id, or 'pocket' (embedded in Fedloom).")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Number format of the frozen base; auto: bfloat16 where the hardware computes it."
-    )
-    adapter: LoraConfig = Field(
-        default_factory=lambda: LoraConfig(), description="What is trained beside the frozen base."
-    )
+from fedloom.recipe.federation_schema import FederationConfig
+from fedloom.recipe.model_schema import ModelConfig
 
 
 class TaskConfig(Config):
     """What is learnt."""
 
     kind: Literal["sft"] = Field("sft", description="Supervised fine-tuning on the response tokens.")
-
-
-# What an attacker does by default: enough to break an average.
-STRENGTHS = {"sign_flip": 10.0, "scale": 10.0, "noise": 10.0}
-
-
-class AttackConfig(Config):
-    """Simulated attackers, for trying out robust algorithms: some clients send something else than they have learnt."""
-
-    kind: Literal["sign_flip", "scale", "noise", "nan", "label_flip"] = Field(
-        description="sign_flip: minus strength times the update; scale: strength times it; noise: normal numbers of "
-        "strength times its norm; nan: no numbers at all; label_flip: an honest update learnt from wrong answers."
-    )
-    share: float = Field(0.3, gt=0, lt=1, description="Attackers among the training clients (rounded down).")
-    strength: float | None = Field(None, gt=0, description="Of sign_flip, scale and noise; default: 10.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_strength(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("strength") is None and values.get("kind") in STRENGTHS:
-            return {**values, "strength": STRENGTHS[values["kind"]]}
-        return values
-
-    @model_validator(mode="after")
-    def _has_effect(self) -> AttackConfig:
-        if self.strength is not None and self.kind not in STRENGTHS:
-            raise ValueError(f"strength has no effect on kind {self.kind!r}: it belongs to {', '.join(STRENGTHS)}")
-        return self
-
-
-class FederationConfig(Config):
-    """The rounds: how many, who takes part, how updates become the next adapter."""
-
-    rounds: PositiveInt = Field(10, description="How many rounds are trained.")
-    clients_per_round: PositiveInt = Field(4, description="Clients drawn for each round.")
-    participation: ParticipationConfig = Field(
-        default_factory=lambda: ParticipationConfig(), description="Who is drawn, and who of them answers in time."
-    )
-    algorithm: AlgorithmConfig = Field(
-        default_factory=default_algorithm, description="How updates become the next adapter; see docs/algorithms.md."
-    )
-    private: list[str] = Field(
-        default_factory=list,
-        description="Parts of the adapter that stay with their client: names of tensors or of parts between dots, "
-        "with * for any text, e.g. layers.11 or lora_B.",
-    )
-    attack: AttackConfig | None = Field(None, description="Simulated attackers, for trying out robust algorithms.")
 
 
 class LocalConfig(Config):
@@ -322,6 +201,11 @@ class Recipe(Config):
                 f"evaluation.every: {every} is above federation.rounds, {rounds}, so it has no effect: "
                 "the final adapter is evaluated anyway"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        check_combinations(self)
         return self
 
     @model_validator(mode="after")

@@ -10,9 +10,16 @@ from typing import Any
 Result = Mapping[str, Any]
 Column = tuple[str | None, str]  # test set (None: the top-level numbers) and measure
 
-ARMS = ("base", "local", "federated", "centralized")
-TEST_SETS = {"own": "own mixture", "global": "global test", "unseen": "unseen clients"}
+ARMS = ("base", "local", "federated", "fine_tuned", "centralized")
+TEST_SETS = {
+    "own": "own mixture",
+    "personal": "own mixture, personal adapters",
+    "global": "global test",
+    "unseen": "unseen clients",
+}
 MEASURES = ("accuracy", "loss")
+# How clients spread around a measure: averaged over seeds without a deviation of their own.
+SPREADS = tuple(f"{measure}_{kind}" for measure in MEASURES for kind in ("spread", "worst_decile"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +53,7 @@ def arms(metrics: Mapping[str, Any]) -> dict[str, Result]:
         metrics: the content of `metrics.json`.
 
     Returns:
-        Those of base, local, federated and centralized that are present.
+        Those of `ARMS` that are present.
     """
     found: dict[str, Result] = {**(metrics.get("baselines") or {})}
     if metrics.get("eval"):
@@ -102,6 +109,9 @@ def average_results(results: Sequence[Result]) -> dict[str, Any]:
         if known and len(known) == len(values):
             merged[measure] = statistics.fmean(known)
             merged[f"{measure}_sd"] = statistics.stdev(known) if len(known) > 1 else 0.0
+    for spread in SPREADS:
+        if all(spread in result for result in results):
+            merged[spread] = statistics.fmean(float(result[spread]) for result in results)
     for test_set in TEST_SETS:
         blocks = [result.get(test_set) for result in results]
         present = [block for block in blocks if block]

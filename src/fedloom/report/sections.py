@@ -18,16 +18,19 @@ NAMES = {
     "base": "Base model",
     "local": "Each client alone",
     "federated": "Federated",
+    "fine_tuned": "Federated, then each client alone",
     "centralized": "Pooled data",
 }
 MEANINGS = {
     "base": "before any fine-tuning",
     "local": "trained on one client's data only, mean over clients",
     "federated": "trained together, data stays with its owner",
+    "fine_tuned": "every client goes on from the federation's adapter, mean over clients",
     "centralized": "trained on everybody's data in one place",
 }
 TEST_SET_MEANINGS = {
     "own": "every client's own test split, mean over clients",
+    "personal": "the same tests, each client with the adapter it keeps for itself",
     "global": "one test set for all",
     "unseen": "clients that took no part in training",
 }
@@ -100,6 +103,13 @@ def facts(record: Record) -> list[tuple[str, str]]:
     seconds = _seconds(record)
     if seconds is not None:
         found.append(("time" if record.finished else "time so far", units.seconds_text(seconds)))
+    rounds_of = [event for run in record.runs for event in run.rounds("federated").values()]
+    rejected = sum(len(event.get("rejected") or ()) for event in rounds_of)
+    if rejected:
+        found.append(("rejected updates", units.count_text(rejected)))
+    simulated = record.mean(lambda run: run.total("simulated_seconds"))
+    if simulated:
+        found.append(("simulated time", units.seconds_text(simulated)))
     if start.get("device"):
         found.append(("device", " · ".join(str(start[key]) for key in ("device", "dtype") if start.get(key))))
     if record.seeds:

@@ -64,7 +64,7 @@ def numbers_of(event: Event) -> tuple[str, int, Numbers] | None:
         The arm, the round and the numbers by name, or None for events without a round.
     """
     if event["event"] in ("round", "baseline_round"):
-        keys = ("loss", "tokens", "train_seconds", "aggregate_seconds", "bytes_up", "bytes_down")
+        keys = ("loss", "tokens", "train_seconds", "aggregate_seconds", "bytes_up", "bytes_down", "simulated_seconds")
         numbers = {f"train/{key}": event[key] for key in keys if event.get(key) is not None}
     elif event["event"] == "evaluation":
         numbers = dict(_result_numbers(event["result"]))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedloom.data.shards import ExampleSet
 from fedloom.randomness import numpy_generator, torch_generator
-from fedloom.recipe.schema import AttackConfig
+from fedloom.recipe.federation_schema import AttackConfig
 
 
 class Attack:

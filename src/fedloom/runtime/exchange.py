@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from fedloom.aggregation import Algorithm, Update
-from fedloom.aggregation.base import Factors
 from fedloom.aggregation.client_rule import ClientRule
 from fedloom.model.grouped_lora import Adapter, GroupedLora
 from fedloom.model.ranks import cut_to_rank, pad_to_layout
+from fedloom.model.tensor_names import factor_names, private_names
 from fedloom.runtime.attack import Attack
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.task import ClientTask
 from fedloom.training.client import ClientWork
 from fedloom.training.cohort import ClientResult
-from fedloom.training.entries import TrainedEntries
+from fedloom.training.entries import SquareEntries, TrainedEntries
 from fedloom.wire.encoding import encode
 
 # Parts of a client's state: an adapter or a part of one that is its own, its optimiser's moments, what the rules keep.
@@ -60,26 +59,29 @@ class Exchange:
         self.store = store
         self.rank_of = rank_of
         self.attack = attack
-        self.adapter = {name: broadcast[name] for name in lora.shapes}
-        trained = factor_names(lora.shapes, plan.trained)
-        self.private = private_names(lora.shapes, algorithm.shared, private)
-        self.sent_up = [name for name in lora.shapes if name in trained and name not in self.private]
-        self.entries = TrainedEntries(lora, trained)
-        beside = {name: value for name, value in broadcast.items() if name not in lora.shapes}
+        # What an algorithm sends beside the adapter has a prefix.
+        self.adapter = {name: value for name, value in broadcast.items() if "/" not in name}
+        trained = factor_names(self.adapter, plan.trained)
+        self.private = private_names(self.adapter, algorithm.shared, private)
+        self.sent_up = [name for name in self.adapter if name in trained and name not in self.private]
+        square = plan.trained == "R"
+        self.entries = SquareEntries(lora, self.adapter) if square else TrainedEntries(lora, trained)
+        beside = {name: value for name, value in broadcast.items() if "/" in name}
         self.versions = _sections(beside, "version")
         self.received = {
             prefix: self.entries.flatten(_with_prefix(beside, prefix + "/"))
             for prefix in {name.partition("/")[0] for name in beside} - {"version", "base"}
         }
-        down = factor_names(lora.shapes, algorithm.fetched) - self.private
+        down = factor_names(self.adapter, plan.fetched) - self.private
         beside = {name: value for name, value in beside.items() if not name.startswith("version/")}
         self.full_rank = max(shape[0] for name, shape in lora.shapes.items() if ".lora_A." in name)
         # What each client at work began with.
         self._ranks: dict[str, int] = {}
+        self._sizes: dict[tuple[tuple[str, torch.Size], ...], int] = {}
 
         @cache
         def bytes_down(rank: int) -> int:
-            adapter = {name: self.adapter[name] for name in lora.shapes if name in down}
+            adapter = {name: value for name, value in self.adapter.items() if name in down}
             return len(encode({**(cut_to_rank(adapter, rank) if rank < self.full_rank else adapter), **beside}))
 
         self.bytes_down = bytes_down
@@ -104,7 +106,7 @@ class Exchange:
         rank = self._ranks[task.client] = int(kept["rank"]) if "rank" in kept else self.rank_of(task.client)
         start = self._start(task.client, rank)
         rule = self.algorithm.client
-        begin = start | {name: own[name] for name in self.private if name in own}
+        begin = {**start, **{name: own[name] for name in self.private if name in own}} if self.private else start
         pieces = [self._piece(task, rule, begin, start, kept, rank)]
         if self.algorithm.personal is not None:
             personal = _with_prefix(stored, PERSONAL)
@@ -145,7 +147,7 @@ class Exchange:
             "tokens": sum(one.tokens for one in results),
             "label_tokens": result.label_tokens,
             "steps": result.steps,
-            "bytes_up": len(encode({**delta, **extra})),
+            "bytes_up": self._bytes_up({**delta, **extra}),
             "bytes_down": self.bytes_down(rank),
             **result.finish.metrics,
         }
@@ -153,9 +155,16 @@ class Exchange:
             metrics["staleness"] = plan.round - 1 - plan.versions[task.client]
         return Update(task.client, delta, len(task.examples), metrics, extra)
 
+    def _bytes_up(self, tensors: Mapping[str, Tensor]) -> int:
+        # Clients send tensors of the same few shapes: it is written once for each.
+        shapes = tuple((name, value.shape) for name, value in tensors.items())
+        if shapes not in self._sizes:
+            self._sizes[shapes] = len(encode(tensors))
+        return self._sizes[shapes]
+
     def _start(self, client: str, rank: int) -> Adapter:
-        version = self.plan.versions.get(client)
-        adapter = dict(self.adapter) if version is None else self.versions[str(version)]
+        # The newest version is the adapter itself.
+        adapter = self.versions.get(str(self.plan.versions.get(client)), dict(self.adapter))
         if not self.algorithm.mixed_ranks:
             return adapter
         return pad_to_layout(cut_to_rank(adapter, rank), self.lora.shapes)
@@ -202,35 +211,6 @@ def personal_adapter(store: ClientStore, arm: str, client: str, rounds: int) -> 
         Its tensors; empty where it never trained.
     """
     return _with_prefix(store.load(arm, client, rounds + 1) or {}, ADAPTER)
-
-
-def factor_names(names: Mapping[str, tuple[int, int]], factors: Factors) -> set[str]:
-    """The names of one or both LoRA factors, and of all tensors that are none.
-
-    Args:
-        names: of an adapter.
-        factors: which.
-
-    Returns:
-        Some of the names.
-    """
-    other = {"A": ".lora_B.", "B": ".lora_A."}.get(factors)
-    return {name for name in names if other is None or other not in name}
-
-
-def private_names(names: Mapping[str, tuple[int, int]], shared: Factors, patterns: Sequence[str]) -> set[str]:
-    """The names of the tensors that stay with their client.
-
-    Args:
-        names: of an adapter.
-        shared: the factors that the algorithm shares.
-        patterns: of the recipe, with * for any text; a pattern may name a part between dots.
-
-    Returns:
-        Some of the names.
-    """
-    mine = set(names) - factor_names(names, shared)
-    return mine | {name for name in names if any(fnmatchcase(f".{name}.", f"*.{pattern}.*") for pattern in patterns)}
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -77,6 +77,7 @@ class InProcessRuntime:
         """
         if not clients:
             return
+        self.lora.change_base(broadcast)
         attack = None if plan.personal else self.attack
         exchange = Exchange(
             self.lora, plan, broadcast, algorithm, self.store, self.recipe.federation.private, self.rank_of, attack

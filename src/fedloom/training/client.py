@@ -84,14 +84,14 @@ class LocalClient:
         self._row = lora.values[row]
         self._gradients = lora.gradients[row]
         self._entries = training.entries or TrainedEntries(lora)
-        self._values = self._entries.pick(self._row)
+        self._values = self._entries.values(self._row)
         received = {name: vector.to(lora.device) for name, vector in work.received.items()}
         if full_gradient is not None:
-            received["full_gradient"] = self._clipped(self._entries.pick(full_gradient))
+            received["full_gradient"] = self._clipped(self._entries.gradients(full_gradient))
         start = self._values.clone()
         broadcast = start
-        if work.broadcast is not None:
-            broadcast = self._entries.pick(lora.flatten(work.broadcast).to(lora.device))
+        if work.broadcast is not None and work.broadcast is not work.adapter:
+            broadcast = self._entries.values(lora.flatten(work.broadcast).to(lora.device))
         kept = {name: vector.to(lora.device) for name, vector in work.kept.items()}
         self._memory = work.rule.begin(
             ClientRound(start, broadcast, received, kept, self._entries.views, training.momentum)
@@ -105,7 +105,7 @@ class LocalClient:
     def step(self) -> None:
         """One optimiser step along the gradient in the client's row."""
         values, rule, rate = self._values, self.work.rule, self._training.rate
-        gradients = self._entries.pick(self._gradients)
+        gradients = self._entries.gradients(self._gradients)
         rule.before_clipping(values, gradients, self._memory)
         gradients = self._clipped(gradients)
         rule.after_clipping(values, gradients, self._memory, rate)
@@ -123,7 +123,8 @@ class LocalClient:
         self._entries.put(self._values, self._row)
         kept = {name: vector.to("cpu", copy=True) for name, vector in finish.kept.items()}
         extra = {name: vector.to("cpu", copy=True) for name, vector in finish.extra.items()}
-        return self._lora.unflatten(self._row), ClientFinish(kept, extra, finish.metrics)
+        beside = {name: value.to("cpu", copy=True) for name, value in self._entries.beside(self._values).items()}
+        return {**self._lora.unflatten(self._row), **beside}, ClientFinish(kept, extra, finish.metrics)
 
     def state(self) -> OptimizerState:
         """The optimiser's moments, on the CPU."""

@@ -1,12 +1,13 @@
-"""Which entries of a client's adapter are trained: all of them, or those of some tensors."""
+"""Which entries of a client's adapter are trained: all, those of some tensors, or square factors between two."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
+from fedloom.aggregation.lora.square import expand, pull_back
 from fedloom.model.grouped_lora import GroupedLora
 
 
@@ -25,12 +26,16 @@ class TrainedEntries:
             places = lora.split(torch.arange(lora.size)[None])
             self._places = torch.cat([places[name].reshape(-1) for name in self._shapes]).to(lora.device)
 
-    def pick(self, row: Tensor) -> Tensor:
+    def values(self, row: Tensor) -> Tensor:
         """The trained entries of a flat adapter [parameters]; where all are trained, the very same tensor."""
         return row if self._places is None else row[self._places]
 
+    def gradients(self, row: Tensor) -> Tensor:
+        """The gradient of the trained entries, from that of the flat adapter [parameters]."""
+        return self.values(row)
+
     def put(self, entries: Tensor, row: Tensor) -> None:
-        """Write trained entries back into the flat adapter they were picked from."""
+        """Write trained entries back into the flat adapter they were taken from."""
         if self._places is not None:
             row[self._places] = entries
 
@@ -39,6 +44,49 @@ class TrainedEntries:
         parts = entries.split([rows * columns for rows, columns in self._shapes.values()])
         return {name: part.view(self._shapes[name]) for name, part in zip(self._shapes, parts, strict=True)}
 
-    def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
+    def beside(self, entries: Tensor) -> dict[str, Tensor]:
+        """The named tensors of trained entries that are no part of the flat adapter."""
+        return {}
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Named tensors as a vector of trained entries, fp32."""
         return torch.cat([tensors[name].reshape(-1).float() for name in self._shapes])
+
+
+class SquareEntries(TrainedEntries):
+    """Fed-SB's R [r, r] between frozen factors: the flat adapter holds A and B R, and B's gradient is taken back to R.
+
+    Args:
+        lora: the adapters' layout.
+        adapter: A, B and R of each layer, as broadcast.
+    """
+
+    def __init__(self, lora: GroupedLora, adapter: Mapping[str, Tensor]) -> None:
+        squares = {name: value for name, value in adapter.items() if ".lora_R." in name}
+        self._shapes = {name: (value.shape[0], value.shape[1]) for name, value in squares.items()}
+        self._lora = lora
+        self._start = self.flatten(squares).to(lora.device)
+        self._factors = {name: adapter[_factor(name)].float().to(lora.device) for name in squares}
+
+    def values(self, row: Tensor) -> Tensor:
+        """Every R as broadcast; B R, which the row holds, does not tell R to the last bit."""
+        return self._start.clone()
+
+    def gradients(self, row: Tensor) -> Tensor:
+        """See `TrainedEntries`."""
+        parts = self._lora.split(row[None])
+        return torch.cat([pull_back(parts[_factor(name)][0], b).reshape(-1) for name, b in self._factors.items()])
+
+    def beside(self, entries: Tensor) -> dict[str, Tensor]:
+        """Every R."""
+        return self.views(entries)
+
+    def put(self, entries: Tensor, row: Tensor) -> None:
+        """Write every B R into the flat adapter."""
+        parts = self._lora.split(row[None])
+        for name, square in self.views(entries).items():
+            parts[_factor(name)][0].copy_(expand(square, self._factors[name]))
+
+
+def _factor(name: str) -> str:
+    return name.replace(".lora_R.", ".lora_B.")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedloom.aggregation.base import State, Tensors
-from fedloom.aggregation.lora.factors import Pair, lora_layers, named, pair_of, weighted_sum
+from fedloom.aggregation.lora.factors import ENDINGS, Pair, lora_layers, named, pair_of, weighted_sum
 
 PREFIX = "base/"
 
@@ -24,9 +24,11 @@ def no_change(adapter: Tensors) -> State:
     """
     state: State = {}
     for layer in lora_layers(adapter):
-        for name in named(layer, pair_of(adapter, layer)):
-            empty = adapter[name][:0] if ".lora_A." in name else adapter[name][:, :0]
-            state[PREFIX + name] = empty.to(torch.promote_types(empty.dtype, torch.float32))
+        a, b = adapter[layer + ENDINGS["A"]], adapter[layer + ENDINGS["B"]]
+        # Rounding must not pile up over rounds, so not in an adapter's bf16.
+        dtype = torch.promote_types(a.dtype, torch.float32)
+        empty = Pair(a.new_zeros(0, a.shape[1], dtype=dtype), b.new_zeros(b.shape[0], 0, dtype=dtype))
+        state |= named(PREFIX + layer, empty)
     return state
 
 

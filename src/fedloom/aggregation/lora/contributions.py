@@ -9,11 +9,21 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from fedloom.aggregation.base import RejectedUpdate, Tensors, Update, Weighting, update_weight
 from fedloom.aggregation.folding import accepted, check_delta
-from fedloom.aggregation.lora.factors import ENDINGS, Pair, heads_of, lora_layers, pair_of, truncated
+from fedloom.aggregation.lora.factors import (
+    ENDINGS,
+    Pair,
+    factor_of,
+    heads_of,
+    lora_layers,
+    pair_of,
+    rank_of,
+    truncated,
+)
 from fedloom.aggregation.mean import StreamingMean
 
 
@@ -60,6 +70,27 @@ class Contributions:
         """A layer's factors of every client; see `Contribution.pair`."""
         return [client.pair(layer) for client in self.clients]
 
+    def mean_product(self, layer: str, scale: float = 1.0) -> Pair:
+        """sum_k p_k s B_k A_k, filled in client by client: beside the sum, no factor is held in fp64.
+
+        Args:
+            layer: whose factors.
+            scale: s.
+
+        Returns:
+            A of rows [p_k s A_k], B of columns [B_k], fp64.
+        """
+        a_name, b_name = layer + ENDINGS["A"], layer + ENDINGS["B"]
+        ranks = [rank_of(client.delta, layer) for client in self.clients]
+        inputs, outputs = self.clients[0].sent[a_name].shape[1], self.clients[0].sent[b_name].shape[0]
+        # B by its columns, which is how its QR wants them.
+        a = torch.empty(sum(ranks), inputs, dtype=torch.float64)
+        b = torch.empty(sum(ranks), outputs, dtype=torch.float64).T
+        for client, rows, columns in zip(self.clients, a.split(ranks), b.split(ranks, dim=1), strict=True):
+            rows.copy_(client.sent[a_name]).add_(client.delta[a_name]).mul_(scale * client.weight)
+            columns.copy_(client.sent[b_name]).add_(client.delta[b_name])
+        return Pair(a, b)
+
 
 def contributions(
     adapter: Tensors, updates: Iterable[Update], weighting: Weighting, mixed_ranks: bool
@@ -77,7 +108,7 @@ def contributions(
     """
     layers = lora_layers(adapter)
     heads = StreamingMean(heads_of(adapter), weighting)
-    arrived: list[tuple[str, float, Tensors, Tensors]] = []
+    arrived: list[Contribution] = []
 
     def check(update: Update) -> None:
         update_weight(update, weighting)
@@ -86,14 +117,13 @@ def contributions(
     for update in accepted(updates, check):
         heads.add(replace(update, delta=heads_of(update.delta)))
         sent = sent_to(update, adapter, layers) if mixed_ranks else adapter
-        factors = {name: update.delta[name] for name in update.delta.keys() - heads_of(adapter).keys()}
-        arrived.append((update.client, update_weight(update, weighting), sent, factors))
+        factors = {name: value for name, value in update.delta.items() if factor_of(name)}
+        arrived.append(Contribution(update.client, update_weight(update, weighting), sent, factors))
     if not arrived:
         return None
-    arrived.sort(key=lambda one: one[0])
-    total = math.fsum(weight for _, weight, _, _ in arrived)
-    clients = [Contribution(client, weight / total, sent, delta) for client, weight, sent, delta in arrived]
-    return Contributions(clients, heads.mean() or {})
+    arrived.sort(key=lambda one: one.client)
+    total = math.fsum(one.weight for one in arrived)
+    return Contributions([replace(one, weight=one.weight / total) for one in arrived], heads.mean() or {})
 
 
 def sent_to(update: Update, adapter: Tensors, layers: list[str]) -> dict[str, Tensor]:

@@ -26,5 +26,5 @@ def factor_mean(
     Returns:
         sum_k p_k D_k, fp64, under the names of what was sent; None where no update is acceptable.
     """
-    lora_layers(adapter)
+    lora_layers(adapter)  # Without factors nothing would be left of these rules but FedAvg; that is an error.
     return fold(updates, StreamingMean(with_factors(adapter, factors), weighting)).mean()

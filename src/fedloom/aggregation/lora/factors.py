@@ -45,10 +45,6 @@ class ProductSvd(NamedTuple):
     s: Tensor
     vh: Tensor
 
-    def first(self, rank: int) -> ProductSvd:
-        """The largest singular values and their vectors: the best approximation of that rank."""
-        return ProductSvd(self.u[:, :rank], self.s[:rank], self.vh[:rank])
-
 
 def lora_layers(adapter: Tensors) -> list[str]:
     """The layers with LoRA factors.
@@ -100,6 +96,11 @@ def with_factors(adapter: Tensors, factors: Factors) -> dict[str, Tensor]:
 def heads_of(adapter: Tensors) -> dict[str, Tensor]:
     """What is trained beside the factors, and follows FedAvg."""
     return {name: value for name, value in adapter.items() if factor_of(name) is None}
+
+
+def rank_of(adapter: Tensors, layer: str) -> int:
+    """The rank r of a layer's factors."""
+    return int(adapter[layer + ENDINGS["A"]].shape[0])
 
 
 def pair_of(adapter: Tensors, layer: str) -> Pair:
@@ -200,18 +201,19 @@ def product_norm(pair: Pair) -> float:
     return float(torch.linalg.norm(left @ right.T))
 
 
-def product_svd(pair: Pair) -> ProductSvd:
+def product_svd(pair: Pair, rank: int | None = None) -> ProductSvd:
     """The SVD of B A through thin QRs of both factors: at most r x r numbers are decomposed.
 
     Args:
         pair: factors, r of at least 1.
+        rank: keep this many singular values, the largest: the best approximation of that rank; None: all.
 
     Returns:
-        k = min(r, out, in) singular values with their vectors.
+        k = min(r, out, in, rank) singular values with their vectors.
     """
     left, left_core = torch.linalg.qr(pair.b.double())
     right, right_core = torch.linalg.qr(pair.a.double().T)
     u, s, vh = torch.linalg.svd(left_core @ right_core.T, full_matrices=False)
-    u, vh = left @ u, vh @ right.T
+    u, s, vh = left @ u[:, :rank], s[:rank], vh[:rank] @ right.T
     signs = torch.where(u.gather(0, u.abs().argmax(0, keepdim=True)) < 0, -1.0, 1.0).to(u.dtype)
-    return ProductSvd(u * signs, s, vh * signs.T)
+    return ProductSvd(u.mul_(signs), s, vh.mul_(signs.T))

@@ -69,7 +69,7 @@ class FedExLora(Algorithm):
         """What goes into the base of a residual: scaled, and truncated where that is asked for."""
         if self.residual_rank is None or self.residual_rank >= exact.rank:
             return Pair(self.scale * exact.a, exact.b)
-        u, s, vh = product_svd(exact).first(self.residual_rank)
+        u, s, vh = product_svd(exact, self.residual_rank)
         return Pair(self.scale * vh, u * s)
 
 

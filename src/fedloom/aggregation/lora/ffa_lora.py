@@ -25,6 +25,10 @@ class FfaLora(Algorithm):
         """B only; see `Algorithm`."""
         return "B"
 
+    def fetched(self, state: State) -> Factors:
+        """B only: A follows from the run's seed; see `Algorithm`."""
+        return "B"
+
     def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
         """One round; updates hold B and what is no factor. See `Algorithm`."""
         delta = factor_mean(adapter, self.trained(state), updates, self.weighting)

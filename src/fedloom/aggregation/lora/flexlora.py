@@ -15,9 +15,8 @@ from fedloom.aggregation.lora.factors import (
     ProductSvd,
     lora_layers,
     named,
-    pair_of,
     product_svd,
-    weighted_sum,
+    rank_of,
     with_rank,
 )
 from fedloom.aggregation.mean import added
@@ -56,8 +55,8 @@ class FlexLora(Algorithm):
             return dict(adapter), state
         result = added(adapter, arrived.heads)
         for layer in lora_layers(adapter):
-            rank = pair_of(adapter, layer).rank
-            svd = product_svd(weighted_sum(arrived.pairs(layer), arrived.weights)).first(rank)
+            rank = rank_of(adapter, layer)
+            svd = product_svd(arrived.mean_product(layer), rank)
             # Where a round's ranks add up to less than the adapter's, zeros fill it up.
             for name, value in named(layer, with_rank(self._factors(svd), rank)).items():
                 result[name] = value.to(adapter[name].dtype)

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedloom.aggregation.base import Algorithm, FromRun, State, Tensors, Update, Weighting
 from fedloom.aggregation.lora.base_change import base_change, no_change, with_change
 from fedloom.aggregation.lora.contributions import contributions
-from fedloom.aggregation.lora.factors import ENDINGS, Pair, lora_layers, named, weighted_sum
+from fedloom.aggregation.lora.factors import ENDINGS, Pair, lora_layers, named
 from fedloom.aggregation.mean import added
 from fedloom.randomness import torch_generator
 
@@ -56,8 +56,7 @@ class Flora(Algorithm):
         if arrived is None:
             return dict(adapter), state
         layers = lora_layers(adapter)
-        shares = [self.scale * weight for weight in arrived.weights]
-        state = with_change(state, {layer: weighted_sum(arrived.pairs(layer), shares) for layer in layers})
+        state = with_change(state, {layer: arrived.mean_product(layer, self.scale) for layer in layers})
         state["round"] = state["round"] + 1
         result = added(adapter, arrived.heads)
         for layer in layers:

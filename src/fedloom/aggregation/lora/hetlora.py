@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedloom.aggregation.base import Algorithm, State, Tensors, Update, Weighting
 from fedloom.aggregation.lora.contributions import Contributions, contributions
-from fedloom.aggregation.lora.factors import lora_layers, mean_pair, named, pair_of, product_norm, with_rank
+from fedloom.aggregation.lora.factors import lora_layers, mean_pair, named, product_norm, rank_of, with_rank
 from fedloom.aggregation.lora.self_pruning import SelfPruning
 from fedloom.aggregation.mean import added
 
@@ -57,7 +57,7 @@ class HetLora(Algorithm):
         result = added(adapter, arrived.heads)
         layers = lora_layers(adapter)
         for layer, weights in zip(layers, self._weights(arrived, layers), strict=True):
-            rank = pair_of(adapter, layer).rank
+            rank = rank_of(adapter, layer)
             mean = mean_pair([with_rank(pair, rank) for pair in arrived.pairs(layer)], weights)
             for name, value in named(layer, mean).items():
                 result[name] = value.to(adapter[name].dtype)

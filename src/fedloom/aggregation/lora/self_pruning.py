@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from fedloom.aggregation.client_rule import ClientFinish, ClientRound, ClientRule, Vectors
 from fedloom.aggregation.lora.factors import ENDINGS, lora_layers
@@ -54,10 +55,9 @@ class SelfPruning(ClientRule):
             return
         for a, b in _tails(memory):
             tail_a, tail_b = values[a], values[b]
-            norm_a, norm_b = tail_a.norm(), tail_b.norm()
-            # Where a tail is zero its norm has no gradient; zero is one of its subgradients.
-            gradients[a] += self.lam * norm_b * (tail_a / norm_a).nan_to_num(0.0)
-            gradients[b] += self.lam * norm_a * (tail_b / norm_b).nan_to_num(0.0)
+            # A tail that is zero, whose norm has no gradient, has the direction zero here, one of its subgradients.
+            gradients[a] += self.lam * tail_b.norm() * normalize(tail_a, dim=0)
+            gradients[b] += self.lam * tail_a.norm() * normalize(tail_b, dim=0)
 
     def finish(self, values: Tensor, memory: Vectors) -> ClientFinish:
         """Prune where the tails got smaller; see `ClientRule`."""

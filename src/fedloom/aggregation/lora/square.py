@@ -88,5 +88,5 @@ def initial_from_gradient(
     Returns:
         B = U_r, A = V_r', R = S_r / s, of the SVD U S V' of the step.
     """
-    u, s, vh = product_svd(Pair(projection.double() * -step_size, basis.double())).first(rank)
+    u, s, vh = product_svd(Pair(projection.double() * -step_size, basis.double()), rank)
     return SquareStart(vh, u, torch.diag(s / scale))
