@@ -1,4 +1,4 @@
-"""An algorithm's clients' half where clients keep a part of the adapter: it works on what is shared, and nothing else."""
+"""An algorithm's clients' half where clients keep a part of the adapter: it works on what is shared."""
 
 from __future__ import annotations
 
