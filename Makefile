@@ -33,6 +33,7 @@ check: .venv/dev
 # Set BENCH_OPTIONS=--quick to see in minutes whether all of them run.
 bench: .venv/bench
 	$(BIN)/python benchmarks/head.py $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/aggregation.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/gpu.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/cohort.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/cohort_exactness.py $(BENCH_OPTIONS)

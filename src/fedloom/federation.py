@@ -100,6 +100,22 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
         _commit(path, log, state)
 
 
+def first_state(session: Session, first: Arm, data_seconds: float = 0.0) -> RunState:
+    """The state before the first round: a fresh adapter, nothing evaluated.
+
+    Args:
+        session: what the run works with.
+        first: the arm that is trained first.
+        data_seconds: what preparing the data has taken.
+
+    Returns:
+        Where `run_arm` goes on from.
+    """
+    adapter = in_order(first.algorithm.prepared(session.lora.initial(session.recipe.seed)))
+    totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0, "rejected": 0}
+    return RunState(adapter=adapter, algorithm=in_order(first.algorithm.init(adapter)), totals=totals)
+
+
 def _broadcast(algorithm: Algorithm, state: RunState) -> dict[str, Tensor]:
     """What the server sends: the adapter, and what the algorithm sends beside it."""
     return {**state.adapter, **algorithm.sent(state.algorithm)}
@@ -109,9 +125,7 @@ def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> 
     """The state before the first round: a fresh adapter, and the untuned base evaluated."""
     log.truncate(0)
     log.append("start", **describe_session(session), data_seconds=data_seconds)
-    state = RunState(adapter=in_order(first.algorithm.prepared(session.lora.initial(session.recipe.seed))))
-    state.algorithm = in_order(first.algorithm.init(state.adapter))
-    state.totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0, "rejected": 0}
+    state = first_state(session, first, data_seconds)
     began = time.perf_counter()
     result = first.evaluate(state.adapter, 0)
     _record_result(log, state, "base", result, time.perf_counter() - began)

@@ -147,6 +147,30 @@ def assemble(recipe: Recipe, directory: Path, data: FederatedData, group: Proces
         The session.
     """
     model, lora = open_model(recipe, directory)
+    return over_model(recipe, directory, data, model, lora, group)
+
+
+def over_model(
+    recipe: Recipe,
+    directory: Path,
+    data: FederatedData,
+    model: PreTrainedModel,
+    lora: GroupedLora,
+    group: ProcessGroup | None = None,
+) -> Session:
+    """Bring the data together with a base model that is loaded: many runs over one model, one after another.
+
+    Args:
+        recipe: the run; of an equal model section.
+        directory: the run directory.
+        data: of the run.
+        model: the frozen base.
+        lora: its adapters.
+        group: the processes that share the work, where there are several.
+
+    Returns:
+        The session.
+    """
     store = ClientStore(directory / CLIENTS)
     threads = usable_threads(recipe.runtime.threads)
     if group is None:

@@ -212,9 +212,10 @@ def test_what_was_collected_is_one_nameless_file_and_a_block(tmp_path, monkeypat
         assert os.listdir(tmp_path) == []
         assert matrix.clients == ["5", "6", "7", "8", "9"]
         assert matrix.weights == [5, 4, 3, 2, 1]
-        blocks = [(columns, block.clone()) for columns, block in matrix.blocks()]
-        assert [block.shape for _, block in blocks] == [(5, 3), (5, 3), (5, 3), (5, 1)]
-        np.testing.assert_array_equal(torch.cat([block for _, block in blocks], dim=1).numpy(), rows[::-1])
+        blocks = [(name, entries, block.clone()) for name, entries, block in matrix.blocks()]
+        assert [name for name, _, _ in blocks] == ["b", "b", "a", "a"]
+        assert [block.shape for _, _, block in blocks] == [(5, 3), (5, 3), (5, 3), (5, 1)]
+        np.testing.assert_array_equal(torch.cat([block for _, _, block in blocks], dim=1).numpy(), rows[::-1])
         mean = matrix.combination([1.0, 0.0, 0.0, 0.0, 3.0])
         np.testing.assert_allclose(
             mean["a"].numpy(), np.average(rows[[4, 0], 6:].astype(float), axis=0, weights=[1, 3])

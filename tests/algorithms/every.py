@@ -50,6 +50,8 @@ SECTIONS: dict[str, Values] = {
     "flora": {"model": MIXED},
     "hetlora": {"model": MIXED},
 }
+
+
 def settings(source: Path, name: str, parameters: Values | None = None, **sections: Any) -> Values:
     """A recipe for an algorithm: five of eight unequal clients a round, three rounds, the two upper layers adapted."""
     chosen = {"name": name, **PARAMETERS[name], **(parameters or {})}

@@ -12,7 +12,7 @@ Vectors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ClientRound:
-    """What a client begins a round with; all vectors are fp32 [trained entries] on one device.
+    """What a client begins a round with; all vectors are fp32 [trained entries] on one device and stay as they are.
 
     Args:
         start: where training begins.

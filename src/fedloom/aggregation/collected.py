@@ -14,7 +14,7 @@ from torch import Tensor
 from fedloom.aggregation.base import Tensors, Update, Weighting, update_weight
 from fedloom.aggregation.folding import accepted, check_delta
 
-# Entries of a block: a few MiB, whatever the number of clients and the size of the adapter.
+# Entries of a block: 8 MiB in fp32, whatever the number of clients and the size of the adapter.
 BLOCK = 1 << 21
 
 
@@ -50,21 +50,23 @@ class CollectedUpdates:
         """The number of updates."""
         return len(self.clients)
 
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """The matrix, block by block.
+    def blocks(self) -> Iterator[tuple[str, slice, Tensor]]:
+        """The matrix, block by block, tensor after tensor.
 
         Yields:
-            The columns of a block, and the block [clients, columns], fp32 or fp64; valid until the next.
+            A tensor's name, entries of it, and their columns [clients, entries], fp32 or fp64; valid until the next.
         """
         columns = max(1, BLOCK // max(1, len(self)))
-        buffer = torch.empty(len(self), columns, dtype=self._dtype)
-        for start in range(0, self._size, columns):
-            count = min(columns, self._size - start)
-            block = buffer[:, :count]
-            for own, row in zip(block, self._rows, strict=True):
-                self._file.seek((row * self._size + start) * self._dtype.itemsize)
-                self._file.readinto(_bytes(own))
-            yield slice(start, start + count), block
+        buffer = torch.empty(len(self), min(columns, self._size), dtype=self._dtype)
+        before = 0
+        for name, value in self._reference.items():
+            for start in range(0, value.numel(), columns):
+                block = buffer[:, : min(columns, value.numel() - start)]
+                for own, row in zip(block, self._rows, strict=True):
+                    self._file.seek((row * self._size + before + start) * self._dtype.itemsize)
+                    self._file.readinto(_bytes(own))
+                yield name, slice(start, start + block.shape[1]), block
+            before += value.numel()
 
     def squared_distances(self) -> Tensor:
         """Between all updates, from fp64 products.
@@ -73,7 +75,7 @@ class CollectedUpdates:
             Squared Euclidean distances [clients, clients], symmetric to the bit, fp64.
         """
         products = torch.zeros(len(self), len(self), dtype=torch.float64)
-        for _, block in self.blocks():
+        for _, _, block in self.blocks():
             wide = block.double()
             products.addmm_(wide, wide.t())
         products = products.triu() + products.triu(1).t()
@@ -109,11 +111,10 @@ class CollectedUpdates:
         Returns:
             Named tensors, fp64.
         """
-        result = torch.empty(self._size, dtype=torch.float64)
-        for columns, block in self.blocks():
-            result[columns] = aggregate(block)
-        parts = result.split([value.numel() for value in self._reference.values()])
-        return {name: part.view(self._reference[name].shape) for name, part in zip(self._reference, parts, strict=True)}
+        result = {name: torch.empty(value.shape, dtype=torch.float64) for name, value in self._reference.items()}
+        for name, entries, block in self.blocks():
+            result[name].view(-1)[entries] = aggregate(block)
+        return result
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from fedloom.aggregation.base import Algorithm, FromRun, State, Tensors, Update
 from fedloom.aggregation.client_rule import ClientFinish, ClientRound, ClientRule, Vectors
 from fedloom.aggregation.folding import fold
 from fedloom.aggregation.mean import StreamingMean
+from fedloom.aggregation.server_optimizers import ServerOptimizer
 
 
 class DynamicRegularizer(ClientRule):
@@ -39,6 +40,29 @@ class DynamicRegularizer(ClientRule):
         return ClientFinish(kept={"slope": memory["slope"] - self.alpha * (values - memory["broadcast"])})
 
 
+class DynamicStep(ServerOptimizer):
+    """h <- h - a s D; x <- x + D - h/a, D the mean update of a share s of all clients.
+
+    Args:
+        alpha: a.
+        share: s.
+    """
+
+    def __init__(self, alpha: float, share: float) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.share = share
+
+    def initial(self) -> dict[str, float]:
+        """The slope h starts at 0."""
+        return {"slope": 0.0}
+
+    def change(self, delta: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """The change D - h/a; see `ServerOptimizer`."""
+        slope = state["slope"].sub_(delta, alpha=self.alpha * self.share)
+        return delta.sub_(slope, alpha=1 / self.alpha)
+
+
 class FedDyn(Algorithm):
     """h <- h - a/N sum_S D_k; x <- x + mean_S D_k - h/a, all clients alike (2111.04263, Algorithm 1).
 
@@ -60,16 +84,12 @@ class FedDyn(Algorithm):
 
     def init(self, adapter: Tensors) -> State:
         """h; see `Algorithm`."""
-        return {f"slope/{name}": torch.zeros(value.shape) for name, value in adapter.items()}
+        return DynamicStep(self.alpha, 0.0).init(adapter)
 
     def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
         """One round; see `Algorithm`."""
         sums = fold(updates, StreamingMean(adapter, "uniform"))
-        present = sums.total / self.clients
-        mean, after, state = sums.mean() or {}, dict(adapter), dict(state)
-        for name in list(mean):
-            delta, value = mean.pop(name), adapter[name]
-            slope = state[f"slope/{name}"].double().sub_(delta, alpha=self.alpha * present)
-            state[f"slope/{name}"] = slope.float()
-            after[name] = delta.sub_(slope.div_(self.alpha)).add_(value).to(value.dtype)
-        return after, state
+        delta = sums.mean()
+        if delta is None:
+            return dict(adapter), state
+        return DynamicStep(self.alpha, sums.total / self.clients).update(adapter, delta, state)

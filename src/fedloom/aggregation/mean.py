@@ -82,7 +82,7 @@ class StreamingMean:
     def mean(self) -> dict[str, Tensor] | None:
         """sum_k w_k c_k D_k / sum_k w_k in fp64, or None where no update came; the sums are used up."""
         total = self.total
-        return {name: value.div_(total) for name, value in self._sums.items()} if total else None
+        return {name: self._sums.pop(name).div_(total) for name in list(self._sums)} if total else None
 
 
 class WeightedMean:

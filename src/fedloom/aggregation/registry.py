@@ -41,6 +41,7 @@ ALGORITHMS = {
     "ditto": "ditto:Ditto",
     "pfedme": "pfedme:PFedMe",
     "fedbuff": "fedbuff:FedBuff",
+    "composed": "composed:Composed",
 }
 
 
@@ -68,7 +69,8 @@ def algorithm(name: str, **parameters: Any) -> Algorithm:
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         key = ".".join(map(str, detail["loc"]))
-        raise UserError(f"federation.algorithm.{key}: {detail['msg']} ({name}), got {detail['input']!r}") from None
+        said = f"{detail['msg'][0].lower()}{detail['msg'][1:]}"
+        raise UserError(f"federation.algorithm.{key}: {detail['input']!r}: {said} ({name})") from None
     return algorithm_class(name)(**{key: getattr(checked, key) for key in model.model_fields})
 
 

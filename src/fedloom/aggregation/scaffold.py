@@ -69,7 +69,7 @@ class Scaffold(Algorithm):
             return dict(adapter), state
         after, _ = self.optimizer.update(adapter, delta, {})
         share = 1 / self.total_weight
-        controls = {name: change.mul_(share).add_(state[name]).float() for name, change in sums.controls.items()}
+        controls = {name: sums.controls.pop(name).mul_(share).add_(state[name]).float() for name in state}
         return after, controls
 
 

@@ -1,8 +1,8 @@
 """Server optimisers: from the mean update of a round to the next adapter, with a state of named tensors.
 
-All compute in fp64, keep their state in fp32 as "<kind>/<name of the adapter's tensor>", and go on from tensor to
-tensor, so that no more than one is ever held twice. A tensor that a round's mean update does not name (the other
-factor, where factors take turns) is left alone, and so is its state.
+All compute in fp64 and keep their state in fp32 as "<kind>/<name of the adapter's tensor>". The mean update is given up
+tensor by tensor while the next adapter and state come into being. A tensor that a round's mean update does not name
+(the other factor, where factors take turns) is left alone, and so is its state.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from fedloom.aggregation.base import State, Tensors
+
+# Entries that are moved at a time.
+PIECE = 1 << 15
 
 
 class ServerOptimizer:
@@ -35,7 +38,7 @@ class ServerOptimizer:
             state: its state by kind, fp64; updated in place.
 
         Returns:
-            The change, fp64.
+            The change, fp64, which the caller may change.
         """
         return delta.mul_(self.learning_rate)
 
@@ -67,11 +70,23 @@ class ServerOptimizer:
         """
         after, state = dict(adapter), dict(state)
         for name in list(delta):
-            own = {kind: state[f"{kind}/{name}"].to(torch.float64, copy=True) for kind in self.initial()}
-            value = adapter[name]
-            after[name] = (self.change(delta.pop(name), own) + value).to(value.dtype)
-            state.update({f"{kind}/{name}": moved.float() for kind, moved in own.items()})
+            own = {kind: state[f"{kind}/{name}"] for kind in self.initial()}
+            after[name], own = self._moved(adapter[name], delta.pop(name), own)
+            state.update({f"{kind}/{name}": value for kind, value in own.items()})
         return after, state
+
+    def _moved(self, value: Tensor, delta: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One tensor's next value and state, piece by piece: what is fp64 stays in cache."""
+        moved = torch.empty(value.shape, dtype=value.dtype)
+        after = {kind: torch.empty(one.shape, dtype=one.dtype) for kind, one in state.items()}
+        for start in range(0, value.numel(), PIECE):
+            piece = slice(start, start + PIECE)
+            wide = {kind: one.view(-1)[piece].to(torch.float64, copy=True) for kind, one in state.items()}
+            change = self.change(delta.view(-1)[piece], wide)
+            moved.view(-1)[piece] = change.add_(value.reshape(-1)[piece])
+            for kind, one in wide.items():
+                after[kind].view(-1)[piece] = one
+        return moved, after
 
 
 class Momentum(ServerOptimizer):
@@ -92,7 +107,8 @@ class Momentum(ServerOptimizer):
 
     def change(self, delta: Tensor, state: dict[str, Tensor]) -> Tensor:
         """The change eta v; see `ServerOptimizer`."""
-        return state["momentum"].mul_(self.beta).add_(delta) * self.learning_rate
+        state["momentum"].mul_(self.beta).add_(delta)
+        return torch.mul(state["momentum"], self.learning_rate, out=delta)
 
 
 class Adaptive(ServerOptimizer):

@@ -208,8 +208,8 @@ def _explain(error: ValidationError) -> UserError:
     if kind == "missing":
         return UserError(f"{key}: is required")
     if kind == "value_error":
-        prefix = f"{key}: " if key else ""
-        return UserError(f"{prefix}{context['error']}")
+        told = str(context["error"])
+        return UserError(told if not key or told.startswith(key) else f"{key}: {told}")
     # A union tells of each of its variants; all of them are allowed.
     union = [d for d in details if d["loc"][:-1] == detail["loc"][:-1] and _is_tag(d["loc"][-1])] or [detail]
     wanted = " or ".join(_wanted(d, location) for d in union)

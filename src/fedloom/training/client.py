@@ -90,7 +90,7 @@ class LocalClient:
             received["full_gradient"] = self._clipped(self._entries.gradients(full_gradient))
         start = self._values.clone()
         broadcast = start
-        if work.broadcast is not None:
+        if work.broadcast is not None and work.broadcast is not work.adapter:
             broadcast = self._entries.values(lora.flatten(work.broadcast).to(lora.device))
         kept = {name: vector.to(lora.device) for name, vector in work.kept.items()}
         self._memory = work.rule.begin(
@@ -123,8 +123,8 @@ class LocalClient:
         self._entries.put(self._values, self._row)
         kept = {name: vector.to("cpu", copy=True) for name, vector in finish.kept.items()}
         extra = {name: vector.to("cpu", copy=True) for name, vector in finish.extra.items()}
-        trained = {name: value.to("cpu", copy=True) for name, value in self._entries.views(self._values).items()}
-        return {**self._lora.unflatten(self._row), **trained}, ClientFinish(kept, extra, finish.metrics)
+        beside = {name: value.to("cpu", copy=True) for name, value in self._entries.beside(self._values).items()}
+        return {**self._lora.unflatten(self._row), **beside}, ClientFinish(kept, extra, finish.metrics)
 
     def state(self) -> OptimizerState:
         """The optimiser's moments, on the CPU."""

@@ -44,6 +44,10 @@ class TrainedEntries:
         parts = entries.split([rows * columns for rows, columns in self._shapes.values()])
         return {name: part.view(self._shapes[name]) for name, part in zip(self._shapes, parts, strict=True)}
 
+    def beside(self, entries: Tensor) -> dict[str, Tensor]:
+        """The named tensors of trained entries that are no part of the flat adapter."""
+        return {}
+
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Named tensors as a vector of trained entries, fp32."""
         return torch.cat([tensors[name].reshape(-1).float() for name in self._shapes])
@@ -72,6 +76,10 @@ class SquareEntries(TrainedEntries):
         """See `TrainedEntries`."""
         parts = self._lora.split(row[None])
         return torch.cat([pull_back(parts[_factor(name)][0], b).reshape(-1) for name, b in self._factors.items()])
+
+    def beside(self, entries: Tensor) -> dict[str, Tensor]:
+        """Every R."""
+        return self.views(entries)
 
     def put(self, entries: Tensor, row: Tensor) -> None:
         """Write every B R into the flat adapter."""

@@ -1,0 +1,193 @@
+"""What the studies share: cells, one arm trained and tested each, that are done once and outlive any kill.
+
+A study is a file of JSON lines, one for each cell that is done; it is started again with the same command and goes on
+with the cells that are missing. Data are tokenised once for each seed, the base model is loaded once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedloom.arms import build_arms
+from fedloom.data.federated import FederatedData
+from fedloom.errors import UserError
+from fedloom.federation import first_state, run_arm
+from fedloom.recipe import Recipe, load_recipe
+from fedloom.report.events import EventLog, strict_json
+from fedloom.run_directory import EVENTS
+from fedloom.session import open_data, open_model, over_model
+
+Cell = dict[str, Any]
+# Student's t, 97.5 %, by degrees of freedom.
+T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+class CellFile:
+    """Finished cells, one JSON object a line: {"cell": what it is, "seconds": ..., "result": what came out}.
+
+    Args:
+        path: the file; created with the first cell.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._done: dict[str, dict[str, Any]] = {}
+        if not path.exists():
+            return
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            # The line that a killed process was writing.
+            os.truncate(path, whole)
+        for line in content[:whole].splitlines():
+            record = json.loads(line)
+            self._done[_key(record["cell"])] = record
+
+    def result(self, cell: Cell) -> dict[str, Any] | None:
+        """What came out of a cell, None where it is not done."""
+        record = self._done.get(_key(cell))
+        return None if record is None else record["result"]
+
+    def result_of(self, cell: Cell, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What comes out of a cell: looked up, or worked out and on disk before this returns.
+
+        Args:
+            cell: says what is done; everything that the result depends on.
+            work: does it.
+
+        Returns:
+            The result, as JSON.
+        """
+        if (found := self.result(cell)) is not None:
+            return found
+        began, cpu = time.perf_counter(), time.process_time()
+        result = strict_json(work())
+        seconds = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+        record = {"cell": cell, **seconds, "result": result}
+        with open(self.path, "ab") as file:
+            file.write(json.dumps(record).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._done[_key(cell)] = record
+        loss = result["own"]["loss"] if "own" in result else result.get("loss")
+        print(f"{time.strftime('%H:%M:%S')} {seconds['seconds']:5.1f} s  {_told(cell)}: {loss}", flush=True)
+        return result
+
+
+def _key(cell: Cell) -> str:
+    return json.dumps(cell, sort_keys=True)
+
+
+def _told(cell: Cell) -> str:
+    return ", ".join(str(value) for key, value in cell.items() if key != "setting")
+
+
+class Workbench:
+    """Trains arms of recipes that share a model section.
+
+    Args:
+        folder: where tokenised data are kept for the next start.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._data: dict[str, FederatedData] = {}
+        self._model: Any = None
+
+    def train(self, recipe: str | Path, setting: Mapping[str, Any], arm: str) -> dict[str, Any]:
+        """Train one arm of a recipe from its first round to its last, and test it.
+
+        Args:
+            recipe: a shipped recipe.
+            setting: its keys that have other values here.
+            arm: federated, local, centralized; or base, which is only tested.
+
+        Returns:
+            The arm's result (losses), training losses by round, and how far the adapter has moved; where it diverged,
+            {"loss": None, "failed": why}.
+        """
+        checked = load_recipe(recipe, [f"{key}={json.dumps(value)}" for key, value in setting.items()])
+        self.folder.mkdir(exist_ok=True)
+        data = self._opened(checked)
+        if self._model is None:
+            self._model = open_model(checked)
+        # A folder of its own: clients keep state, and no cell is to find another's.
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix="cell-") as name:
+            directory = Path(name)
+            session = over_model(checked, directory, data, *self._model)
+            if arm == "base":
+                return _losses(session.evaluator.shared(session.lora.initial(checked.seed)))
+            chosen = next(one for one in build_arms(session) if one.name == arm)
+            state = first_state(session, chosen)
+            start = state.adapter
+            log = EventLog(directory / EVENTS)
+            try:
+                run_arm(directory, session, chosen, log, state)
+            except UserError as error:
+                if "finite number" not in str(error):
+                    raise
+                return {"loss": None, "failed": str(error)}
+            events = [json.loads(line) for line in (directory / EVENTS).read_text().splitlines()]
+            rounds = [event["loss"] for event in events if "train_seconds" in event]
+            return {
+                **_losses(state.results[arm]),
+                "rounds": rounds,
+                "tokens": sum(event.get("tokens", 0) for event in events),
+                "rejected": state.totals["rejected"],
+                "moved": norm({key: state.adapter[key] - start[key] for key in start}),
+            }
+
+    def _opened(self, recipe: Recipe) -> FederatedData:
+        key = json.dumps([recipe.data.model_dump(mode="json"), recipe.seed])
+        if key not in self._data:
+            self._data[key] = open_data(recipe, self.folder)
+        return self._data[key]
+
+
+def _losses(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Without accuracies, and without the single clients' numbers of examples."""
+    blocks = {name: result[name] for name in ("own", "global") if name in result}
+    clients = {name: block["loss"] for name, block in result.get("clients", {}).items()}
+    return {"loss": result["loss"], **blocks, "clients": clients}
+
+
+def norm(tensors: Mapping[str, Tensor]) -> float:
+    """The Euclidean norm of all tensors together."""
+    return math.sqrt(sum(float(value.double().square().sum()) for value in tensors.values()))
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and half the width of its 95 % interval by Student's t; infinite for a single value."""
+    if len(values) < 2:
+        return fmean(values), math.inf
+    return fmean(values), T_QUANTILES[len(values) - 1] * stdev(values) / math.sqrt(len(values))
+
+
+def told_interval(values: Sequence[float], signed: bool = False) -> str:
+    """The mean and its interval in print, "failed" where a value is missing."""
+    if any(value is None or not math.isfinite(value) for value in values):
+        return "failed"
+    mean, half = mean_and_interval(values)
+    return f"{mean:{'+' if signed else ''}.3f} ± {half:.3f}" if math.isfinite(half) else f"{mean:.3f}"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def use_one_thread() -> None:
+    """A study measures losses, not seconds: one thread gives the same bits on any number of cores."""
+    torch.set_num_threads(1)
