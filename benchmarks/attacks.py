@@ -1,9 +1,9 @@
 """Which rules survive which attackers? Three of ten clients attack in every round, under FedAvg and six robust rules.
 
-The clients hold like shares of the embedded tasks, all take part in every round, and the rates are the quickstart's;
-nothing is tuned to an attack. The measure is the final loss on everyone's test, against FedAvg's without attackers. A
-cell is done once: killed at any time, the same command goes on. `--report FILE` prints what is there so far and writes
-it as Markdown, without training anything.
+The task is to tell the six kinds of TREC's questions apart; the clients hold like shares of the training questions and
+all take part in every round. Model, adapter and rates are the quickstart's: nothing is tuned to an attack. The measure is
+the final loss on TREC's test questions, against FedAvg's without attackers. A cell is done once: killed at any time, the
+same command goes on. `--report FILE` prints what is there so far and writes it as Markdown, without training anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from cells import Cell, CellFile, Workbench, markdown_table, use_one_thread
 from fedloom.report.events import strict_json
-from harness import Target, arguments_of, machine
+from harness import Target, arguments_of, machine, shared_folder, skip
 
 NAME = "attacks"
 CLIENTS = 10
@@ -40,19 +40,28 @@ RULES: dict[str, dict[str, Any]] = {
 SETTING: dict[str, Any] = {
     "seed": SEED,
     "model.dtype": "bfloat16",
+    "data.source": "classification/trec.jsonl.gz",
+    "data.fields": {"prompt": "text", "response": "label"},
+    "data.max_tokens": 128,
+    "data.global_test": {"where": {"split": "test"}},
     "data.partition": {"kind": "iid", "clients": CLIENTS},
     "federation.clients_per_round": CLIENTS,
     "federation.rounds": 8,
     "local.steps": 4,
-    "local.batch_size": 8,
+    "local.batch_size": 4,
     "evaluation.every": None,
     "evaluation.exact_match": False,
-    "evaluation.max_examples": 150,
+    "evaluation.max_examples": 500,
     "evaluation.max_clients": 1,
     "baselines": [],
     "runtime.threads": 1,
 }
 QUICK = {"federation.rounds": 1, "local.steps": 1, "evaluation.max_examples": 10}
+
+
+def data_file() -> Path:
+    """TREC's questions."""
+    return shared_folder() / "data" / SETTING["data.source"]
 
 
 class Trials:
@@ -78,7 +87,8 @@ class Trials:
         workbench = self.workbench
         if workbench is None:
             return self.cells.result(cell)
-        return self.cells.result_of(cell, lambda: workbench.train("quickstart", setting, "federated"))
+        located = {**setting, "data.source": str(data_file())}
+        return self.cells.result_of(cell, lambda: workbench.train("quickstart", located, "federated"))
 
     def loss(self, attack: str, rule: str) -> float | None:
         """The final loss on everyone's test: infinite where the run diverged, None where it is not done."""
@@ -128,6 +138,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(f"{NAME}.jsonl"), metavar="FILE", help="the finished cells")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the table, train nothing")
     arguments = parser.parse_args()
+    if not data_file().is_file():
+        return skip(NAME, arguments, f"no {SETTING['data.source']} beside the repository (set FEDLOOM_SHARED)")
     use_one_thread()
     workbench = None if arguments.report else Workbench(arguments.out.with_suffix(".data"))
     trials = Trials(CellFile(arguments.out), workbench, arguments.quick)
@@ -148,6 +160,7 @@ def main() -> None:
             "targets": [target.as_dict() for target in reached],
         }
         arguments.json.write_text(json.dumps(strict_json(written), indent=2) + "\n", encoding="utf-8")
+    return None
 
 
 if __name__ == "__main__":
