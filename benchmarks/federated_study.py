@@ -48,7 +48,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "superni": {
         "data.source": "instruct/superni_train.jsonl.gz",
         "data.max_tokens": 512,
-        "federation.rounds": 20,
+        "federation.rounds": 15,
         "federation.clients_per_round": 5,
         "local.steps": 2,
         "local.batch_size": 2,
