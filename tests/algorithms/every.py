@@ -86,6 +86,7 @@ RUNS: dict[str, Callable[[Path], Values]] = {name: partial(settings, name=name) 
     "fedex_lora, truncated": partial(settings, name="fedex_lora", parameters={"residual_rank": 1}),
     "fedavg, private layer": partial(settings, name="fedavg", federation={"private": ["layers.5"]}),
     "fedadam, private factor": partial(settings, name="fedadam", federation={"private": ["lora_B"]}),
+    "scaffold, private layer": partial(settings, name="scaffold", federation={"private": ["layers.5"]}),
     "fedbuff, private layer": partial(settings, name="fedbuff", federation={"private": ["layers.5"]}),
     "fedavg, attacked": partial(settings, name="fedavg", federation={"attack": {"kind": "nan"}}),
     "krum, attacked": partial(settings, name="krum", federation={"attack": {"kind": "nan"}}),
