@@ -9,7 +9,6 @@ from tests.federated_runs import recipe
 
 Values = dict[str, Any]
 
-# A plain average for all that is not about averages; weights differ from client to client.
 ASYNCHRONOUS = {"clients_per_round": 4, "participation": {"clock": {"spread": 1.0}}}
 GROUPS = [{"rank": 4, "share": 0.5}, {"rank": 2, "share": 0.5}]
 MIXED = {"adapter": {"rank": GROUPS}}
@@ -36,12 +35,17 @@ PARAMETERS: dict[str, Values] = {
     "median": {},
     "trimmed_mean": {},
     "krum": {"byzantine_clients": 1},
-    "multi_krum": {"byzantine_clients": 1, "kept_clients": 3},
+    "multi_krum": {"byzantine_clients": 1, "kept_clients": 2},
     "geometric_median": {},
     "norm_bound": {"bound": 0.05},
     "ditto": {},
     "pfedme": {"personal_steps": 2},
     "fedbuff": {"buffer_size": 3},
+    "composed": {
+        "client": {"name": "fedprox", "mu": 1.0},
+        "rule": {"name": "norm_bound", "bound": 0.1},
+        "server": {"name": "fedavgm", "server_learning_rate": 0.5},
+    },
 }
 # Sections that an algorithm needs, or that only some algorithms have to do with.
 SECTIONS: dict[str, Values] = {
@@ -82,6 +86,8 @@ RUNS: dict[str, Callable[[Path], Values]] = {name: partial(settings, name=name) 
     "fedex_lora, truncated": partial(settings, name="fedex_lora", parameters={"residual_rank": 1}),
     "fedavg, private layer": partial(settings, name="fedavg", federation={"private": ["layers.5"]}),
     "fedadam, private factor": partial(settings, name="fedadam", federation={"private": ["lora_B"]}),
+    "scaffold, private layer": partial(settings, name="scaffold", federation={"private": ["layers.5"]}),
+    "fedbuff, private layer": partial(settings, name="fedbuff", federation={"private": ["layers.5"]}),
     "fedavg, attacked": partial(settings, name="fedavg", federation={"attack": {"kind": "nan"}}),
     "krum, attacked": partial(settings, name="krum", federation={"attack": {"kind": "nan"}}),
     "flora, attacked": partial(settings, name="flora", federation={"attack": {"kind": "nan"}}),

@@ -27,8 +27,10 @@ def test_no_algorithm_is_left_out() -> None:
     assert PARAMETERS.keys() == ALGORITHMS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_cohorts_of_one_and_of_eight(name: str, source: Path, left_by: LeftBy, tmp_path: Path) -> None:
+    """As the kills below check, too; if both fail, it is not for the kill."""
     fedloom.run(RUNS[name](source), tmp_path / "run", ["runtime.cohort=1"])
     assert outcome(tmp_path / "run") == left_by(name)
 
@@ -48,7 +50,7 @@ forked = multiprocessing.get_context("forkserver")
 forked.set_forkserver_preload(["fedloom.session", "fedloom.runs", "peft"])
 
 
-def killed_run(values: Values, out: Path, write: int, early: bool) -> None:
+def killed_run(values: Values, overrides: list[str], out: Path, write: int, early: bool) -> None:
     """Carry out a run, and die at the n-th write of a checkpoint or of a client's state: before or after it counts."""
     real, seen = os.replace, 0
 
@@ -62,24 +64,25 @@ def killed_run(values: Values, out: Path, write: int, early: bool) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     os.replace = replace
-    fedloom.run(values, out)
+    fedloom.run(values, out, overrides)
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_killed_and_resumed(name: str, source: Path, left_by: LeftBy, tmp_path: Path) -> None:
+def test_killed_and_resumed_client_by_client(name: str, source: Path, left_by: LeftBy, tmp_path: Path) -> None:
     expected, values, out = left_by(name), RUNS[name](source), tmp_path / "run"
+    alone = ["runtime.cohort=1"]
     rounds = [event for event in expected["events"] if event["event"] == "round"]
     # A client writes where it keeps something; checkpoints are written before the first round and after each.
     keeps = any(path.startswith("clients/") for path in expected["adapters"])
     writes = 1 + len(rounds) + (sum(len(event["clients"]) for event in rounds) if keeps else 0)
     draw = random.Random(name)
     write, early = draw.randint(2, writes), draw.random() < 0.5
-    process = forked.Process(target=killed_run, args=(values, out, write, early))
+    process = forked.Process(target=killed_run, args=(values, alone, out, write, early))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert not (out / "metrics.json").exists()
-    fedloom.run(values, out, resume=True)
+    fedloom.run(values, out, alone, resume=True)
     assert outcome(out) == expected
 
 

@@ -15,14 +15,17 @@ from tests.algorithms.every import PARAMETERS, Values, settings
 
 pytestmark = pytest.mark.long
 
-EQUAL_STEPS = {"local": {"epochs": None, "steps": 3}}
+# Dividing by a power of two is exact; other numbers of steps agree up to the rounding of fp64.
+EQUAL_STEPS = {"local": {"epochs": None, "steps": 2}}
 ONE_ROUND = {"federation": {"rounds": 1}}
 ONE_CLIENT = {"federation": {"rounds": 1, "clients_per_round": 1}}
 EVERYBODY_ONCE = {"federation": {"rounds": 1, "clients_per_round": 8}}
 ONE_RANK = {"model": {"adapter": {"rank": 4}}}
 UNIFORM = {"weighting": "uniform"}
 # After one step from B = 0 all clients have the same A: then the mean of products is the product of means.
-ONE_STEP = {**ONE_ROUND, "local": {"epochs": None, "steps": 1}, **ONE_RANK}
+# Gradients of another sum of the same numbers are not the same to the bit, and AdamW's first step is along their signs.
+SGD = {"optimizer": "sgd", "learning_rate": 0.1}
+ONE_STEP = {**ONE_ROUND, "local": {"epochs": None, "steps": 1, **SGD}, **ONE_RANK}
 LIMIT = {"beta1": 0.0, "initial_second_moment": 0.0, "server_learning_rate": 1e8, "tau": 1e8}
 
 # An algorithm, the parameters that make it an average, those of the average, and other sections of both recipes.
@@ -44,18 +47,20 @@ NEUTRAL: list[tuple[str, Values, Values, Values]] = [
     # Control variates are zero at first.
     ("scaffold", {}, UNIFORM, ONE_ROUND),
     ("scaffold", {"control": "full_gradient", "weighting": "examples"}, {}, ONE_ROUND),
+    ("composed", {"client": {"name": "fedprox", "mu": 0.0}, "rule": {"name": "fedavg"}, "server": None}, {}, {}),
     ("ffa_lora", {}, {}, ONE_STEP),
     ("rolora", {}, {}, ONE_STEP),
 ]
-# The same up to rounding: the product of factors, or a limit.
-NEARLY: list[tuple[str, Values, Values, Values]] = [
-    ("fedadagrad", LIMIT, {}, {}),
-    ("fedyogi", {**LIMIT, "beta2": 0.0}, {}, {}),
-    ("fedadam", {**LIMIT, "beta2": 0.0}, {}, {}),
-    ("flora", {}, {}, ONE_STEP),
-    ("flexlora", {}, {}, ONE_STEP),
-    ("fedex_lora", {}, UNIFORM, ONE_STEP),
-    ("fed_sb", {}, {}, ONE_STEP),
+# The same up to rounding, and how far that goes: a limit, or the product of factors; and where the base changes, the
+# decoder layers are not our own, but transformers'.
+NEARLY: list[tuple[str, Values, Values, Values, float]] = [
+    ("fedadagrad", LIMIT, {}, {}, 1e-5),
+    ("fedyogi", {**LIMIT, "beta2": 0.0}, {}, {}, 1e-5),
+    ("fedadam", {**LIMIT, "beta2": 0.0}, {}, {}, 1e-5),
+    ("flexlora", {}, {}, ONE_STEP, 1e-5),
+    ("fed_sb", {}, {}, ONE_STEP, 1e-5),
+    ("flora", {}, {}, ONE_STEP, 1e-4),
+    ("fedex_lora", {}, UNIFORM, ONE_STEP, 1e-4),
 ]
 # Tests of their own, below; of Krum, which keeps one client's update, nothing is neutral.
 ELSEWHERE = {"fedavg", "feddyn", "fedsa_lora", "fedbuff", "krum"}
@@ -102,11 +107,12 @@ CHANGES: dict[str, Values] = {
     "median": {},
     "trimmed_mean": {"trimmed_share": 0.4},
     "krum": {"byzantine_clients": 0},
-    "multi_krum": {"byzantine_clients": 0, "kept_clients": 2},
+    "multi_krum": {"byzantine_clients": 0, "kept_clients": 3},
     "geometric_median": {"iterations": 1, "smallest_distance": 1.0, "weighting": "uniform"},
     "norm_bound": {"bound": 0.1, "weighting": "uniform"},
     "ditto": {"lam": 1.0, "weighting": "uniform"},
     "pfedme": {"lam": 10.0, "outer_learning_rate": 0.01, "personal_steps": 1, "server_learning_rate": 0.5},
+    "composed": {"client": None, "rule": {"name": "median"}, "server": {"name": "fedadam"}},
     "fedbuff": {"buffer_size": 2, "staleness_exponent": 0.0, "server_learning_rate": 0.5, "weighting": "examples"},
 }
 
@@ -120,7 +126,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_no_algorithm_is_left_out() -> None:
-    assert {name for name, *_ in NEUTRAL + NEARLY} | ELSEWHERE == ALGORITHMS.keys()
+    assert {name for name, *_ in [*NEUTRAL, *NEARLY]} | ELSEWHERE == ALGORITHMS.keys()
     assert CHANGES.keys() == ALGORITHMS.keys()
 
 
@@ -139,21 +145,21 @@ def products(folder: dict[str, torch.Tensor], scale: float) -> torch.Tensor:
     return scale * torch.cat([part.flatten() for part in parts])
 
 
-@pytest.mark.parametrize(("name", "parameters", "of_average", "sections"), NEARLY)
+@pytest.mark.parametrize(("name", "parameters", "of_average", "sections", "tolerance"), NEARLY)
 def test_neutral_up_to_rounding(
-    source: Path, tmp_path: Path, name: str, parameters: Values, of_average: Values, sections: Values
+    source: Path, tmp_path: Path, name: str, parameters: Values, of_average: Values, sections: Values, tolerance: float
 ) -> None:
     average = products(adapter(settings(source, "fedavg", of_average, **sections), tmp_path / "average"), 4.0)
     other = products(adapter(settings(source, name, parameters, **sections), tmp_path / "run"), 4.0)
     assert float(average.norm()) > 0
-    assert float((other - average).norm() / average.norm()) < 1e-5
+    assert float((other - average).norm() / average.norm()) < tolerance
 
 
 def test_feddyn_begins_with_twice_the_mean(source: Path, tmp_path: Path) -> None:
     """With all clients and nothing to hold them back; h / a does not depend on a."""
     twice = {"beta": 0.0, "server_learning_rate": 2.0, **UNIFORM}
     average = adapter(settings(source, "fedavgm", twice, **EVERYBODY_ONCE), tmp_path / "average")
-    assert equal(adapter(settings(source, "feddyn", {"alpha": 1e-30}, **EVERYBODY_ONCE), tmp_path / "run"), average)
+    assert equal(adapter(settings(source, "feddyn", {"alpha": 2.0**-100}, **EVERYBODY_ONCE), tmp_path / "run"), average)
 
 
 def test_fedsa_with_one_client(source: Path, tmp_path: Path) -> None:
