@@ -24,6 +24,7 @@ from fedloom.model.lanes import Lanes
 from fedloom.model.tensor_names import check_patterns
 from fedloom.participation import check_participation
 from fedloom.recipe import Recipe
+from fedloom.recipe.combinations import check_named_clients
 from fedloom.run_directory import CLIENTS, DATA
 from fedloom.runtime import Runtime
 from fedloom.runtime.attack import Attack
@@ -118,6 +119,7 @@ def open_data(recipe: Recipe, directory: Path) -> FederatedData:
     check_examples(data, recipe.evaluation.split)
     federation = recipe.federation
     check_participation(federation.participation, federation.clients_per_round, data.clients)
+    check_named_clients(recipe, data.clients)
     return data
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fedloom.errors import UserError, nearest
 from fedloom.recipe.participation_schema import check_concurrency
 
 if TYPE_CHECKING:
@@ -44,18 +46,46 @@ def check_combinations(recipe: Recipe) -> None:
             check_concurrency(
                 federation.clients_per_round, parameters["buffer_size"], clients - recipe.data.unseen_clients
             )
-    if name in {"krum", "multi_krum"}:
-        needed = 2 * parameters["byzantine_clients"] + 3
-        if federation.clients_per_round < needed:
-            raise ValueError(
-                f"federation.algorithm.byzantine_clients: {parameters['byzantine_clients']} needs {needed} clients a "
-                f"round, federation.clients_per_round is {federation.clients_per_round}"
-            )
-        if parameters.get("kept_clients", 1) > federation.clients_per_round:
-            raise ValueError(
-                f"federation.algorithm.kept_clients: {parameters['kept_clients']} is above "
-                f"federation.clients_per_round, {federation.clients_per_round}"
-            )
+    _check_krum(recipe)
+
+
+def check_named_clients(recipe: Recipe, clients: Sequence[str]) -> None:
+    """Check the names of clients in a recipe, once all of them are known.
+
+    Args:
+        recipe: the run.
+        clients: names of all training clients.
+
+    Raises:
+        UserError: for ranks of clients that there are not.
+    """
+    rank = recipe.model.adapter.rank
+    for place, group in enumerate([] if isinstance(rank, int) else rank):
+        for client in group.clients or []:
+            if client not in clients:
+                close = nearest(client, clients)
+                raise UserError(
+                    f"model.adapter.rank.{place}.clients: {client!r} is no training client",
+                    hint=f"did you mean {close!r}?" if close else None,
+                )
+
+
+def _check_krum(recipe: Recipe) -> None:
+    clients, key = recipe.federation.clients_per_round, "federation.algorithm"
+    name, parameters = recipe.federation.algorithm.name, recipe.federation.algorithm.parameters
+    if name == "composed" and parameters["rule"] is not None:
+        name, parameters, key = parameters["rule"].get("name"), parameters["rule"], f"{key}.rule"
+    if name not in {"krum", "multi_krum"}:
+        return
+    byzantine, kept = parameters["byzantine_clients"], parameters.get("kept_clients", 1)
+    needed = 2 * byzantine + 3
+    if clients < needed:
+        raise ValueError(
+            f"{key}.byzantine_clients: {byzantine} needs {needed} clients a round, federation.clients_per_round is "
+            f"{clients}"
+        )
+    if kept > clients:
+        raise ValueError(f"{key}.kept_clients: {kept} is above federation.clients_per_round, {clients}")
 
 
 def _check_private(recipe: Recipe, algorithm: type[Algorithm], of_factors: bool) -> None:

@@ -55,6 +55,10 @@ class LoraConfig(Config):
         total = sum(group.share or 0.0 for group in rank)
         if abs(total - 1) > 1e-9:
             raise ValueError(f"the groups' shares add up to {total:g}, must be 1: clients that none names need a rank")
+        named = [client for group in rank for client in group.clients or []]
+        for client in named:
+            if named.count(client) > 1:
+                raise ValueError(f"{client!r} is named twice: a client has one rank")
         return rank
 
     @field_validator("targets")
