@@ -118,6 +118,8 @@ class TwoProcesses:
         ]
 
     def run(self, values: Values, out: Path) -> None:
+        if any(process.poll() is not None for process in self.processes):
+            pytest.fail("an earlier recipe has ended the processes")
         point = out.with_name("meeting_point").as_uri()
         for rank, process in enumerate(self.processes):
             place = {"rank": rank, "size": 2, "local_rank": rank, "local_size": 2, "meeting_point": point}

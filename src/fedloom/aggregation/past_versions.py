@@ -38,7 +38,8 @@ class PastVersions(Wrapped):
         """See `Algorithm`."""
         version = int(state[COUNT])
         past = self.sent(state)
-        past |= {f"{VERSION}{version}/{name}": value for name, value in adapter.items()}
+        # Copies: what a step leaves as it was would be in the adapter and here, which no checkpoint can tell apart.
+        past |= {f"{VERSION}{version}/{name}": value.clone() for name, value in adapter.items()}
         own = {name: value for name, value in state.items() if name not in past and name != COUNT}
         after, own = self.inner.step(adapter, own, updates)
         oldest = self._oldest_needed(version + 1)
