@@ -1,9 +1,9 @@
 """Which rules survive which attackers? Three of ten clients attack in every round, under FedAvg and six robust rules.
 
-The task is to tell the six kinds of TREC's questions apart; the clients hold like shares of the training questions and
-all take part in every round. Model, adapter and rates are the quickstart's: nothing is tuned to an attack. The measure
+The task is to tell the six kinds of TREC's questions apart. The clients hold like shares of the training questions and
+all take part in every round; model, adapter and rates are the quickstart's, nothing is tuned to an attack. The measure
 is the final loss on TREC's test questions, against FedAvg's without attackers. A cell is done once: killed at any time,
-the same command goes on. `--report FILE` prints what is there so far and writes it as Markdown; it trains nothing.
+the same command goes on. `--report FILE` prints what is there so far and writes it as Markdown, without training.
 """
 
 from __future__ import annotations
