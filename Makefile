@@ -43,6 +43,8 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/vs_trl.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/lora_aggregation.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/tune_quickstart.py $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/attacks.py $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/federated_study.py $(BENCH_OPTIONS)
 
 clean:
 	rm -rf .venv runs

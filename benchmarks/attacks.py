@@ -1,9 +1,9 @@
 """Which rules survive which attackers? Three of ten clients attack in every round, under FedAvg and six robust rules.
 
-The task is to tell the six kinds of TREC's questions apart; the clients hold like shares of the training questions and
-all take part in every round. Model, adapter and rates are the quickstart's: nothing is tuned to an attack. The measure
+The task is to tell the six kinds of TREC's questions apart. The clients hold like shares of the training questions and
+all take part in every round; model, adapter and rates are the quickstart's, nothing is tuned to an attack. The measure
 is the final loss on TREC's test questions, against FedAvg's without attackers. A cell is done once: killed at any time,
-the same command goes on. `--report FILE` prints what is there so far and writes it as Markdown; it trains nothing.
+the same command goes on. `--report FILE` prints what is there so far and writes it as Markdown, without training.
 """
 
 from __future__ import annotations
@@ -24,9 +24,17 @@ ATTACKERS = 3
 SEED = 0
 TOLERANCE = 0.1
 SURVIVORS = 3
-ATTACKS = ("none", "sign_flip", "scale", "noise", "nan", "label_flip")
-# What an average cannot withstand; nan is rejected before any rule sees it, label_flip is honest training otherwise.
-FATAL = ("sign_flip", "scale", "noise")
+ATTACKS: dict[str, dict[str, Any] | None] = {
+    "none": None,
+    "sign_flip": {"kind": "sign_flip", "share": SHARE},
+    "scale": {"kind": "scale", "share": SHARE},
+    "noise": {"kind": "noise", "share": SHARE, "strength": 100.0},
+    "nan": {"kind": "nan", "share": SHARE},
+    "label_flip": {"kind": "label_flip", "share": SHARE},
+    "label_flip, sent 10 times": {"kind": "label_flip", "share": SHARE, "strength": 10.0},
+}
+# What an average cannot withstand: nan is rejected before any rule sees it, a plain label_flip is outvoted.
+FATAL = ("sign_flip", "scale", "noise", "label_flip, sent 10 times")
 RULES: dict[str, dict[str, Any]] = {
     "fedavg": {},
     "median": {},
@@ -81,8 +89,8 @@ class Trials:
     def result(self, attack: str, rule: str) -> dict[str, Any] | None:
         """The result of one cell: looked up, or trained where there is a workbench."""
         setting = self.setting | {"federation.algorithm": {"name": rule, **RULES[rule]}}
-        if attack != "none":
-            setting["federation.attack"] = {"kind": attack, "share": SHARE}
+        if ATTACKS[attack] is not None:
+            setting["federation.attack"] = ATTACKS[attack]
         cell: Cell = {"attack": attack, "rule": rule, "setting": setting}
         workbench = self.workbench
         if workbench is None:
@@ -124,7 +132,7 @@ def targets(trials: Trials) -> list[Target]:
     if any(trials.loss(attack, rule) is None for attack in ATTACKS for rule in RULES):
         return []
     found = []
-    for attack in ATTACKS[1:]:
+    for attack in [attack for attack in ATTACKS if attack != "none"]:
         survivors = [rule for rule in RULES if rule != "fedavg" and (trials.excess(attack, rule) or 0.0) <= TOLERANCE]
         found.append(Target(f"{attack}: robust rules within {TOLERANCE:.0%}", len(survivors), SURVIVORS))
         if attack in FATAL:

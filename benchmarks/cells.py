@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -102,6 +103,8 @@ class Workbench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        for leftover in folder.glob("cell-*"):
+            shutil.rmtree(leftover)
         self._data: dict[str, FederatedData] = {}
         self._model: Any = None
 

@@ -10,8 +10,8 @@ from fedloom.recipe.algorithm import AlgorithmConfig, default_algorithm
 from fedloom.recipe.base import Config, PositiveInt
 from fedloom.recipe.participation_schema import ParticipationConfig
 
-# What an attacker does by default: enough to break an average.
-STRENGTHS = {"sign_flip": 10.0, "scale": 10.0, "noise": 10.0}
+# What an attacker does by default: enough to break an average, but for honest training on wrong answers.
+STRENGTHS = {"sign_flip": 10.0, "scale": 10.0, "noise": 100.0, "label_flip": 1.0}
 
 
 class AttackConfig(Config):
@@ -19,10 +19,10 @@ class AttackConfig(Config):
 
     kind: Literal["sign_flip", "scale", "noise", "nan", "label_flip"] = Field(
         description="sign_flip: minus strength times the update; scale: strength times it; noise: normal numbers of "
-        "strength times its norm; nan: no numbers at all; label_flip: an honest update learnt from wrong answers."
+        "strength times its norm; nan: no numbers at all; label_flip: strength times what wrong answers have taught."
     )
     share: float = Field(0.3, gt=0, lt=1, description="Attackers among the training clients (rounded down).")
-    strength: float | None = Field(None, gt=0, description="Of sign_flip, scale and noise; default: 10.")
+    strength: float | None = Field(None, gt=0, description="Default: 10, 100 of noise, 1 of label_flip; nan has none.")
 
     @model_validator(mode="before")
     @classmethod

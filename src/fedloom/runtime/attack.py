@@ -59,7 +59,7 @@ class Attack:
             The same, or what an attacker makes of it.
         """
         kind, factor = self.config.kind, self.config.strength
-        if client not in self.attackers or kind == "label_flip":
+        if client not in self.attackers:
             return dict(delta)
         if kind == "nan":
             return {name: torch.full_like(value, math.nan) for name, value in delta.items()}

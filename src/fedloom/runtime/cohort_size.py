@@ -107,7 +107,8 @@ def bytes_per_token(model: PreTrainedModel, lora: GroupedLora) -> float:
 
     def note(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+        # Not the tensor itself: an operation that keeps its own result would hold itself, and never be freed.
+        return tensor.detach()
 
     weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
     length = min(PROBE_TOKENS, int(getattr(model.config, "max_position_embeddings", PROBE_TOKENS)))
