@@ -66,11 +66,12 @@ def test_only_the_honest_are_aggregated(
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_round_of_attackers_leaves_the_adapter(source: Path, tmp_path: Path) -> None:
-    values = settings(
-        source, "fedavg", federation={"rounds": 1, "clients_per_round": 1, "attack": {"kind": "nan", "share": 0.9}}
-    )
-    metrics = fedloom.run(values, tmp_path / "run").metrics
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("fedavg", {}), ("median", {}), ("flora", {}), ("fedbuff", {"buffer_size": 1})]
+)
+def test_a_round_of_attackers_leaves_the_adapter(name: str, parameters: Values, source: Path, tmp_path: Path) -> None:
+    alone = {"rounds": 1, "clients_per_round": 1, "attack": {"kind": "nan", "share": 0.9}}
+    metrics = fedloom.run(settings(source, name, parameters, federation=alone), tmp_path / "run").metrics
     assert metrics["rejected"] == 1
     assert metrics["eval"] == metrics["baselines"]["base"]
 

@@ -184,6 +184,7 @@ def test_fedbuff_with_fresh_updates(source: Path, tmp_path: Path) -> None:
     assert equal(adapter(settings(source, "fedavg", UNIFORM, federation=of_round), tmp_path / "average"), buffered)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_every_parameter_shows(name: str, source: Path, left_by: Callable[[str], Any], tmp_path: Path) -> None:
     assert CHANGES[name].keys() == parameters_model(name).model_fields.keys()
