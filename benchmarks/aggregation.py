@@ -89,9 +89,7 @@ def bytes_written() -> int:
 def work(name: str, rank: int, count: int) -> None:
     """A process that takes one step of an algorithm for every request."""
     from fedloom.aggregation import Update, algorithm
-    from fedloom.runtime.process import keep_freed_memory
 
-    keep_freed_memory()
     parameters = FOLDING[name][1] if name in FOLDING else COLLECTING[name]
     rule = algorithm(name, **parameters)
     adapter = adapter_like(rank, seed=0)

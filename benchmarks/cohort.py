@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from rich.table import Table
 
+from fedloom.aggregation import algorithm
 from fedloom.recipe import load_recipe
 from fedloom.runtime import RoundPlan
 from fedloom.session import Session, open_session
@@ -101,7 +102,8 @@ def measure(
     def train(session: Session) -> Callable[[], None]:
         def one_round() -> None:
             nonlocal tokens
-            tokens = sum(update.metrics["tokens"] for update in session.runtime.train(plan, adapter))
+            updates = session.runtime.train(plan, adapter, algorithm("fedavg"))
+            tokens = sum(update.metrics["tokens"] for update in updates)
 
         return one_round
 

@@ -33,7 +33,8 @@ def deltas(cohort: int, dtype: str, threads: int, steps: int, folder: Path) -> d
     ]
     session = open_session(load_recipe(RECIPE, overrides), folder)
     adapter = session.lora.initial(0)
-    updates = session.runtime.train(build_arms(session)[0].plan(1), adapter)
+    arm = build_arms(session)[0]
+    updates = session.runtime.train(arm.plan(1, {}), adapter, arm.algorithm)
     return {update.client: session.lora.flatten(update.delta) for update in updates}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from fedloom.aggregation import algorithm
 from fedloom.recipe import load_recipe
 from fedloom.runtime import RoundPlan
 from fedloom.session import Session, open_session
@@ -86,7 +87,7 @@ def measure(sides: dict[str, Session], repetitions: int) -> dict[str, Any]:
         def train() -> None:
             number = len(updates[side]) // CLIENTS + 1
             plan = RoundPlan("federated", number, tuple(session.data.clients), 3e-3, session.recipe.local.batch_size)
-            for update in session.runtime.train(plan, adapter):
+            for update in session.runtime.train(plan, adapter, algorithm("fedavg")):
                 updates[side].append(session.lora.flatten(update.delta))
 
         return train

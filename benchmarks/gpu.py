@@ -23,7 +23,8 @@ from fedloom.model.base import quiet_libraries
 from fedloom.model.grouped_lora import Adapter
 from fedloom.recipe import Recipe, load_recipe
 from fedloom.session import open_model
-from fedloom.training.cohort import ClientWork, train_cohort
+from fedloom.training.client import ClientWork, LocalTraining
+from fedloom.training.cohort import train_cohort
 from fedloom.training.optimizers import local_optimizer
 from harness import MIB, arguments_of, finish, matmul_peak, median_timing, skip, take_turns
 from setting import END, RANK, needed_flops, product_shapes
@@ -112,13 +113,14 @@ def measure(
     batches = np.arange(CLIENTS * BATCH * steps).reshape(CLIENTS, steps, BATCH)
     start: Adapter = lora.initial(0)
     work = [ClientWork(str(client), examples, list(batches[client]), start) for client in range(CLIENTS)]
-    optimizer, local = local_optimizer(recipe.local), recipe.local
+    local = recipe.local
+    training = LocalTraining(local_optimizer(local), local.learning_rate, local.max_gradient_norm, 1)
 
     def trainer(cohort: int) -> Callable[[], None]:
         def train() -> None:
             for first in range(0, CLIENTS, cohort):
                 some: Sequence[ClientWork] = work[first : first + cohort]
-                train_cohort(model, lora, some, optimizer, local.learning_rate, local.max_gradient_norm, 1)
+                train_cohort(model, lora, some, training)
             if device != "cpu":
                 torch.cuda.synchronize()
 

@@ -37,6 +37,8 @@ from rich.table import Table
 import fedloom.federation
 import fedloom.runtime.in_process
 import fedloom.session
+import fedloom.shared_work
+from fedloom.aggregation import State
 from fedloom.aggregation.mean import StreamingMean
 from fedloom.arms import Arm
 from fedloom.federation import Listener, train
@@ -45,7 +47,8 @@ from fedloom.report.events import EventLog
 from fedloom.run_directory import DATA, RunDirectory
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.client_store import ClientStore
-from fedloom.runtime.in_process import ADAPTER, MOMENTS, InProcessRuntime
+from fedloom.runtime.exchange import ADAPTER, MOMENTS, Exchange
+from fedloom.runtime.in_process import InProcessRuntime
 from fedloom.session import Session
 from fedloom.training.optimizers import local_optimizer
 
@@ -168,10 +171,10 @@ def measure(source: Path, out: Path, rounds: int, prepared: Path | None) -> dict
         if state.round > WARM_UP:
             by_arm[list(ARMS)[state.arm]].append(watch.rounds[-1])
 
-    real_prepare, real_arms = fedloom.session.prepare_data, fedloom.federation.build_arms
+    real_prepare, real_arms = fedloom.session.prepare_data, fedloom.shared_work.build_arms
     real_save = watch.timed("commit", fedloom.federation.save_checkpoint)
     fedloom.session.prepare_data = prepare_data
-    fedloom.federation.build_arms = build_arms
+    fedloom.shared_work.build_arms = build_arms
     fedloom.federation.save_checkpoint = save_checkpoint
     for owner, name, part in (
         (InProcessRuntime, "_task", "data"),
@@ -179,7 +182,7 @@ def measure(source: Path, out: Path, rounds: int, prepared: Path | None) -> dict
         (ClientStore, "save", "state"),
         (StreamingMean, "add", "mean"),
         (StreamingMean, "mean", "mean"),
-        (fedloom.runtime.in_process, "_update", "mean"),
+        (Exchange, "_bytes_up", "mean"),
         (fedloom.runtime.in_process, "train_cohort", "training"),
         (EventLog, "append", "events"),
     ):
@@ -195,8 +198,8 @@ def with_state(session: Session, arm: Arm) -> Arm:
     """Its clients, each going on from its own adapter and moments; all have a folder, those drawn a state."""
     name = "local"
 
-    def plan(number: int) -> RoundPlan:
-        return dataclasses.replace(arm.plan(number), arm=name, personal=True)
+    def plan(number: int, state: State) -> RoundPlan:
+        return dataclasses.replace(arm.plan(number, state), arm=name, personal=True)
 
     for client in session.data.clients:
         (session.store.directory / client / name).mkdir(parents=True)
@@ -204,7 +207,7 @@ def with_state(session: Session, arm: Arm) -> Arm:
     moments = local_optimizer(session.recipe.local).init(session.lora.flatten(adapter))
     state = {ADAPTER + key: value for key, value in adapter.items()}
     state |= {MOMENTS + key: value for key, value in moments.items()}
-    for client in {client for number in range(1, arm.rounds + 1) for client in plan(number).clients}:
+    for client in {client for number in range(1, arm.rounds + 1) for client in plan(number, {}).clients}:
         session.store.save(name, client, 0, state)
     return dataclasses.replace(arm, name=name, plan=plan)
 

@@ -66,7 +66,7 @@ class Fedloom(Side):
 
     def train_round(self, number: int) -> None:
         """One turn of the loop in fedloom/federation.py."""
-        updates = self.session.runtime.train(self.arm.plan(number), self.adapter)
+        updates = self.session.runtime.train(self.arm.plan(number, {}), self.adapter, self.arm.algorithm)
         self.adapter, self.state = self.arm.algorithm.step(self.adapter, self.state, updates)
 
 

@@ -1,6 +1,5 @@
 """A run killed with SIGKILL at any moment and resumed ends with the bytes of the run that was left alone."""
 
-import json
 import os
 import random
 import signal
@@ -12,12 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedloom.report.events import read_events
-from tests.federated_runs import recipe, write_examples
+from tests.federated_runs import outcome, recipe, write_examples
 
 pytestmark = pytest.mark.long
-
-TIMES = {"seconds", "time", "train_seconds", "aggregate_seconds", "data_seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +42,6 @@ def finish(process: subprocess.Popen) -> str:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return output
-
-
-def without_times(value):
-    if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
-    return [without_times(item) for item in value] if isinstance(value, list) else value
-
-
-def outcome(out: Path) -> dict:
-    """Everything a run leaves that must not depend on kills: bytes of adapters, metrics and events without times."""
-    adapters = sorted([*(out / "adapter").iterdir(), *out.glob("clients/*/*/*.safetensors")])
-    return {
-        "adapters": {str(path.relative_to(out)): path.read_bytes() for path in adapters},
-        "metrics": without_times(json.loads((out / "metrics.json").read_text())),
-        "events": without_times(read_events(out / "events.jsonl")),
-        "leftovers": sorted(str(path.relative_to(out)) for path in out.rglob("*.partial")),
-    }
 
 
 @pytest.fixture(scope="module")

@@ -55,9 +55,9 @@ def test_memory_budget_decides_the_cohort_and_nothing_else(source, tmp_path, mon
     sizes: dict[float, list[int]] = {}
     real = InProcessRuntime._train
 
-    def noted(self, plan, work):
+    def noted(self, plan, exchange, work):
         sizes.setdefault(self.recipe.runtime.memory_gb, []).append(len(work))
-        return real(self, plan, work)
+        return real(self, plan, exchange, work)
 
     monkeypatch.setattr(InProcessRuntime, "_train", noted)
     adapters = []

@@ -85,13 +85,13 @@ def build_arms(session: Session) -> list[Arm]:
 def _federated(session: Session, clients: Sequence[str]) -> Arm:
     recipe, federation = session.recipe, session.recipe.federation
     chosen = _algorithm(session)
+    asynchronous = isinstance(chosen, FedBuff)
     private = private_names(session.lora.shapes, chosen.shared, federation.private)
     if federation.private:
         chosen = PartlyPrivate(chosen, private_names(session.lora.shapes, "both", federation.private).__contains__)
     # Opened by the process that plans: only on its machine a trace has to be.
     participation = cache(lambda: _participation(session, clients, private))
     schedule = cache(lambda: _schedule(session, clients, private))
-    asynchronous = isinstance(chosen, FedBuff)
     if asynchronous:
         chosen = PastVersions(chosen, lambda number: schedule().oldest_needed(number))
 

@@ -15,6 +15,7 @@ import safetensors.torch
 from torch import Tensor
 
 from fedloom.errors import UserError
+from fedloom.wire.encoding import in_order
 
 KEPT = 2
 ADAPTER, ALGORITHM = "adapter/", "algorithm/"
@@ -103,7 +104,7 @@ def _read(path: Path) -> RunState:
     content = (path / "state.safetensors").read_bytes()
     if hashlib.sha256(content).hexdigest() != numbers.pop("sha256"):
         raise ValueError("state.safetensors is not what was written")
-    tensors = safetensors.torch.load(content)
+    tensors = in_order(safetensors.torch.load(content))
     return RunState(
         adapter={k.removeprefix(ADAPTER): v for k, v in tensors.items() if k.startswith(ADAPTER)},
         algorithm={k.removeprefix(ALGORITHM): v for k, v in tensors.items() if k.startswith(ALGORITHM)},

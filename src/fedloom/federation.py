@@ -22,6 +22,7 @@ from fedloom.runtime import RoundPlan
 from fedloom.runtime.tally import Tally
 from fedloom.session import Session, describe_session
 from fedloom.shared_work import open_run
+from fedloom.wire.encoding import in_order
 
 if TYPE_CHECKING:
     from fedloom.runtime.process_group import ProcessGroup
@@ -84,7 +85,8 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
         began = time.perf_counter()
         plan, algorithm, tally = arm.plan(number, state.algorithm), arm.algorithm, Tally()
         updates = tally.watch(session.runtime.train(plan, _broadcast(algorithm, state), algorithm))
-        state.adapter, state.algorithm = algorithm.step(state.adapter, state.algorithm, updates)
+        adapter, own = algorithm.step(state.adapter, state.algorithm, updates)
+        state.adapter, state.algorithm = in_order(adapter), in_order(own)
         state.round = number
         _record(log, state, plan, tally, time.perf_counter() - began)
         if number == arm.rounds or (every is not None and number % every == 0):
@@ -109,9 +111,9 @@ def first_state(session: Session, first: Arm, data_seconds: float = 0.0) -> RunS
     Returns:
         Where `run_arm` goes on from.
     """
-    adapter = first.algorithm.prepared(session.lora.initial(session.recipe.seed))
+    adapter = in_order(first.algorithm.prepared(session.lora.initial(session.recipe.seed)))
     totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0, "rejected": 0}
-    return RunState(adapter=adapter, algorithm=first.algorithm.init(adapter), totals=totals)
+    return RunState(adapter=adapter, algorithm=in_order(first.algorithm.init(adapter)), totals=totals)
 
 
 def _broadcast(algorithm: Algorithm, state: RunState) -> dict[str, Tensor]:
@@ -134,8 +136,8 @@ def _next_arm(session: Session, arms: list[Arm], state: RunState) -> None:
     """Every arm starts where the federation started, same seed, same fresh adapter, or where it ended."""
     state.arm, state.round = state.arm + 1, 0
     if not arms[state.arm].continues:
-        state.adapter = session.lora.initial(session.recipe.seed)
-    state.algorithm = arms[state.arm].algorithm.init(state.adapter)
+        state.adapter = in_order(session.lora.initial(session.recipe.seed))
+    state.algorithm = in_order(arms[state.arm].algorithm.init(state.adapter))
 
 
 def _record(log: EventLog, state: RunState, plan: RoundPlan, tally: Tally, seconds: float) -> None:

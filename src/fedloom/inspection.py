@@ -13,6 +13,7 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
+from fedloom.arms import build_arms
 from fedloom.data.conversation import Message
 from fedloom.data.describe import describe, render
 from fedloom.data.templates import load_template
@@ -55,7 +56,9 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
         section = recipe.evaluation.model_copy(update={"split": split})
         recipe = recipe.model_copy(update={"evaluation": section})
     session = open_session(recipe, folder)
-    return session.evaluator.shared(import_adapter(folder / ADAPTER, session.lora))
+    # As the run itself does: where clients keep a part of the adapter, each is tested with its own.
+    federated = build_arms(session)[0]
+    return federated.evaluate(import_adapter(folder / ADAPTER, session.lora), federated.rounds)
 
 
 def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adapter: bool) -> str:

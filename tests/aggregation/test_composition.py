@@ -1,4 +1,6 @@
-"""Compositions: rules that average some of an adapter's tensors, pieces, and every algorithm by its name."""
+"""Compositions: rules that average some of an adapter's tensors, and pieces that do not show."""
+
+import copy
 
 import pytest
 import torch
@@ -70,3 +72,59 @@ def test_long_tensors_are_added_and_moved_to_their_last_entry():
     updates = [Update(str(k), {"w": torch.full((size,), float(k))}, 1) for k in (1, 2)]
     adapter, _ = algorithm("fedavgm").step({"w": torch.zeros(size)}, {"momentum/w": torch.ones(size)}, updates)
     torch.testing.assert_close(adapter["w"], torch.full((size,), 2.4))
+
+
+class TwoPlaces:
+    """A round's updates in two places: each folds its own, then the sums are added up, as between processes."""
+
+    def __init__(self, updates):
+        self.updates = updates
+
+    def __iter__(self):
+        raise AssertionError("an algorithm that needs sums alone asks for no update")
+
+    def reject(self, client, reason):
+        raise AssertionError(reason)
+
+    def fold(self, into):
+        elsewhere = copy.deepcopy(into)
+        for k, update in enumerate(self.updates):
+            (into, elsewhere)[k % 2].add(update)
+        assert into.sums.keys() == elsewhere.sums.keys()
+        for name, total in into.sums.items():
+            total.copy_(total + elsewhere.sums[name])
+
+
+FOLDING = {
+    "fedavg": {},
+    "fedprox": {},
+    "fedavgm": {},
+    "fedadagrad": {},
+    "fedyogi": {},
+    "fedadam": {},
+    "scaffold": {"clients": 9, "total_examples": 400, "weighting": "examples"},
+    "fednova": {},
+    "feddyn": {"clients": 9},
+    "ditto": {},
+    "pfedme": {},
+    "fedbuff": {},
+    "norm_bound": {"bound": 0.4},
+}
+
+
+@pytest.mark.parametrize("name", FOLDING)
+def test_sums_of_two_places_are_those_of_one(name):
+    start, (one,) = random_rounds(seed=43, rounds=1, clients=(6, 6))
+    rule, adapter = algorithm(name, **FOLDING[name]), as_tensors(start)
+    updates = []
+    for k, (delta, size) in enumerate(one):
+        extra = {f"control/{key}": -value for key, value in as_tensors(delta).items()} if name == "scaffold" else {}
+        metrics = {"normalizer": 1.5 + k, "staleness": k}
+        updates.append(Update(str(k), as_tensors(delta), size, metrics, extra))
+    state = rule.init(adapter)
+    together, after = rule.step(adapter, state, updates)
+    apart, after_apart = rule.step(adapter, state, TwoPlaces(updates))
+    for found, expected in [(apart, together), (after_apart, after)]:
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-6, atol=1e-9)

@@ -1,6 +1,5 @@
 """Runs in several processes: equal to a run in one, and what happens when a process dies or a user errs."""
 
-import json
 import os
 import re
 import signal
@@ -15,12 +14,10 @@ import torch
 import yaml
 
 import fedloom
-from fedloom.report.events import read_events
-from tests.federated_runs import recipe, write_examples
+from tests.federated_runs import outcome, recipe, write_examples
 
 pytestmark = pytest.mark.long
 
-TIMES = {"seconds", "time", "train_seconds", "aggregate_seconds", "data_seconds"}
 # What the algorithm does in a run that iterates over updates instead of folding them: the general path.
 ITERATING = """
 import sys
@@ -62,23 +59,6 @@ def finish(process: subprocess.Popen[str]) -> str:
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return output
-
-
-def without_times(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
-    return [without_times(item) for item in value] if isinstance(value, list) else value
-
-
-def outcome(out: Path) -> dict[str, object]:
-    """All that must not depend on the number of processes."""
-    adapters = [out / "adapter" / "adapter_model.safetensors", *out.glob("clients/*/*/*.safetensors")]
-    return {
-        "adapters": {str(path.relative_to(out)): path.read_bytes() for path in sorted(adapters)},
-        "metrics": without_times(json.loads((out / "metrics.json").read_text())),
-        "events": without_times(read_events(out / "events.jsonl")),
-        "files": sorted(path.name for path in out.iterdir()),
-    }
 
 
 @pytest.fixture(scope="module")

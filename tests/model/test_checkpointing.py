@@ -18,7 +18,8 @@ from tests.federated_runs import recipe, write_examples
 def deltas(folder, **runtime):
     values = recipe(folder / "words.jsonl", runtime=runtime)
     session = open_session(load_recipe(values), folder)
-    updates = session.runtime.train(build_arms(session)[0].plan(1), session.lora.initial(0))
+    arm = build_arms(session)[0]
+    updates = session.runtime.train(arm.plan(1, {}), session.lora.initial(0), arm.algorithm)
     return session, {update.client: session.lora.flatten(update.delta) for update in updates}
 
 

@@ -33,7 +33,8 @@ def trained(folder, gigabytes, dtype):
     adapter, state = session.lora.initial(0), {}
     results = []
     for number in (1, 2):
-        adapter, state = arm.algorithm.step(adapter, state, session.runtime.train(arm.plan(number), adapter))
+        updates = session.runtime.train(arm.plan(number, state), adapter, arm.algorithm)
+        adapter, state = arm.algorithm.step(adapter, state, updates)
         results.append(session.evaluator.shared(adapter))
     return adapter, results, len(computed), session
 

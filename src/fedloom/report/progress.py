@@ -148,6 +148,8 @@ def _caption(metrics: Mapping[str, Any]) -> str:
         f"up {bytes_text(metrics.get('bytes_up'))}, down {bytes_text(metrics.get('bytes_down'))}",
         seconds_text(metrics.get("seconds")),
     ]
+    if metrics.get("rejected"):
+        parts.append(f"rejected updates: {metrics['rejected']:g}")
     if metrics.get("seeds"):
         parts.append(f"mean ± standard deviation over {len(metrics['seeds'])} seeds")
     return " · ".join(parts)

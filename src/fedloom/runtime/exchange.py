@@ -20,6 +20,7 @@ from fedloom.runtime.task import ClientTask
 from fedloom.training.client import ClientWork
 from fedloom.training.cohort import ClientResult
 from fedloom.training.entries import SquareEntries, TrainedEntries
+from fedloom.training.shared_entries import SharedOnly
 from fedloom.wire.encoding import encode
 
 # Parts of a client's state: an adapter or a part of one that is its own, its optimiser's moments, what the rules keep.
@@ -66,10 +67,17 @@ class Exchange:
         self.sent_up = [name for name in self.adapter if name in trained and name not in self.private]
         square = plan.trained == "R"
         self.entries = SquareEntries(lora, self.adapter) if square else TrainedEntries(lora, trained)
+        # What the algorithm's rule works on: private entries are trained plainly.
+        self.rule, self.rule_entries = algorithm.client, self.entries
+        if self.private and type(self.rule) is not ClientRule:
+            self.rule_entries = TrainedEntries(lora, self.sent_up)
+            places = self.entries.views(torch.arange(sum(self.adapter[name].numel() for name in trained)))
+            shared = torch.cat([places[name].reshape(-1) for name in self.sent_up]).to(lora.device)
+            self.rule = SharedOnly(self.rule, shared, self.rule_entries.views)
         beside = {name: value for name, value in broadcast.items() if "/" in name}
         self.versions = _sections(beside, "version")
         self.received = {
-            prefix: self.entries.flatten(_with_prefix(beside, prefix + "/"))
+            prefix: self.rule_entries.flatten(_with_prefix(beside, prefix + "/"))
             for prefix in {name.partition("/")[0] for name in beside} - {"version", "base"}
         }
         down = factor_names(self.adapter, plan.fetched) - self.private
@@ -105,9 +113,8 @@ class Exchange:
         # A rank that its rule has lowered is kept; see HetLoRA.
         rank = self._ranks[task.client] = int(kept["rank"]) if "rank" in kept else self.rank_of(task.client)
         start = self._start(task.client, rank)
-        rule = self.algorithm.client
         begin = {**start, **{name: own[name] for name in self.private if name in own}} if self.private else start
-        pieces = [self._piece(task, rule, begin, start, kept, rank)]
+        pieces = [self._piece(task, self.rule, begin, start, kept, rank)]
         if self.algorithm.personal is not None:
             personal = _with_prefix(stored, PERSONAL)
             pieces.append(self._piece(task, self.algorithm.personal, own or start, start, personal, rank))
@@ -138,7 +145,7 @@ class Exchange:
         extra = {
             f"{prefix}/{name}": value
             for prefix, vector in result.finish.extra.items()
-            for name, value in self.entries.views(vector).items()
+            for name, value in self.rule_entries.views(vector).items()
         }
         if self.attack is not None:
             delta = self.attack.poisoned(delta, task.client, plan.round)

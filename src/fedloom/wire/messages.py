@@ -10,7 +10,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fedloom.wire.encoding import encode
+from fedloom.wire.encoding import encode, in_order
 
 LENGTH_BYTES = 8
 
@@ -46,7 +46,7 @@ def unpack_message(data: bytes, what: str) -> tuple[dict[str, Any], dict[str, Te
     try:
         # Strict JSON: NaN and infinities are refused as any other word would be.
         values = json.loads(data[LENGTH_BYTES:end], parse_constant=_refuse)
-        tensors = safetensors.torch.load(data[end:])
+        tensors = in_order(safetensors.torch.load(data[end:]))
     except (ValueError, SafetensorError, KeyError) as error:
         raise ValueError(f"{what}: not a message: {error}") from None
     if not isinstance(values, dict):

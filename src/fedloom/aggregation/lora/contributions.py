@@ -33,12 +33,14 @@ class Contribution:
 
     Args:
         client: its name.
-        weight: p_k; those of a round add up to 1.
+        count: w_k.
+        weight: p_k = w_k / sum_j w_j over the round's clients.
         sent: the factors it was sent, at its rank.
         delta: what it added to them.
     """
 
     client: str
+    count: float
     weight: float
     sent: Tensors
     delta: Tensors
@@ -65,6 +67,11 @@ class Contributions:
     def weights(self) -> list[float]:
         """The clients' p_k."""
         return [client.weight for client in self.clients]
+
+    @property
+    def counts(self) -> list[float]:
+        """The clients' w_k: weights of a mean that is to be FedAvg's to the last bit."""
+        return [client.count for client in self.clients]
 
     def pairs(self, layer: str) -> list[Pair]:
         """A layer's factors of every client; see `Contribution.pair`."""
@@ -118,12 +125,13 @@ def contributions(
         heads.add(replace(update, delta=heads_of(update.delta)))
         sent = sent_to(update, adapter, layers) if mixed_ranks else adapter
         factors = {name: value for name, value in update.delta.items() if factor_of(name)}
-        arrived.append(Contribution(update.client, update_weight(update, weighting), sent, factors))
+        count = update_weight(update, weighting)
+        arrived.append(Contribution(update.client, count, count, sent, factors))
     if not arrived:
         return None
     arrived.sort(key=lambda one: one.client)
-    total = math.fsum(one.weight for one in arrived)
-    return Contributions([replace(one, weight=one.weight / total) for one in arrived], heads.mean() or {})
+    total = math.fsum(one.count for one in arrived)
+    return Contributions([replace(one, weight=one.count / total) for one in arrived], heads.mean() or {})
 
 
 def sent_to(update: Update, adapter: Tensors, layers: list[str]) -> dict[str, Tensor]:

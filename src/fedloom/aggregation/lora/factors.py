@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -171,15 +172,15 @@ def mean_pair(pairs: Sequence[Pair], weights: Sequence[float]) -> Pair:
 
     Args:
         pairs: factors of one rank.
-        weights: adding up to 1.
+        weights: w_k, > 0; whole numbers leave nothing to round but the quotient.
 
     Returns:
-        (sum_k w_k A_k, sum_k w_k B_k).
+        (sum_k w_k A_k, sum_k w_k B_k) / sum_k w_k.
     """
-    weighted = list(zip(pairs, weights, strict=True))
+    weighted, total = list(zip(pairs, weights, strict=True)), math.fsum(weights)
     return Pair(
-        torch.stack([weight * pair.a for pair, weight in weighted]).sum(0),
-        torch.stack([weight * pair.b for pair, weight in weighted]).sum(0),
+        torch.stack([weight * pair.a for pair, weight in weighted]).sum(0) / total,
+        torch.stack([weight * pair.b for pair, weight in weighted]).sum(0) / total,
     )
 
 

@@ -66,7 +66,7 @@ class HetLora(Algorithm):
     def _weights(self, arrived: Contributions, layers: Sequence[str]) -> list[list[float]]:
         """The clients' weights in every layer."""
         if self.weighting != "norms" and self.weighting != "layer_norms":
-            return [arrived.weights for _ in layers]
+            return [arrived.counts for _ in layers]
         norms = [[product_norm(pair) for pair in arrived.pairs(layer)] for layer in layers]
         if self.weighting == "layer_norms":
             return [_shares(of_layer) for of_layer in norms]
