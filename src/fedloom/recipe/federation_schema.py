@@ -10,8 +10,8 @@ from fedloom.recipe.algorithm import AlgorithmConfig, default_algorithm
 from fedloom.recipe.base import Config, PositiveInt
 from fedloom.recipe.participation_schema import ParticipationConfig
 
-# What an attacker does by default: enough to break an average.
-STRENGTHS = {"sign_flip": 10.0, "scale": 10.0, "noise": 10.0}
+# What an attacker does by default: enough to break an average. Noise has no direction, so it takes more of it.
+STRENGTHS = {"sign_flip": 10.0, "scale": 10.0, "noise": 100.0}
 
 
 class AttackConfig(Config):
@@ -22,7 +22,7 @@ class AttackConfig(Config):
         "strength times its norm; nan: no numbers at all; label_flip: an honest update learnt from wrong answers."
     )
     share: float = Field(0.3, gt=0, lt=1, description="Attackers among the training clients (rounded down).")
-    strength: float | None = Field(None, gt=0, description="Of sign_flip, scale and noise; default: 10.")
+    strength: float | None = Field(None, gt=0, description="Of sign_flip, scale and noise; default: 10, of noise 100.")
 
     @model_validator(mode="before")
     @classmethod
