@@ -25,7 +25,7 @@ SEED = 0
 TOLERANCE = 0.1
 SURVIVORS = 3
 ATTACKS = ("none", "sign_flip", "scale", "noise", "nan", "label_flip")
-# Noise of ten times an update's length, as strong as the other attacks by default, does not harm even an average here.
+# Noise of ten times an update's length, as the other attacks send, did not harm even an average here.
 NOISE_STRENGTH = 100.0
 # What an average cannot withstand; nan is rejected before any rule sees it, label_flip is honest training otherwise.
 FATAL = ("sign_flip", "scale", "noise")
