@@ -24,6 +24,8 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 TUNING_SEED = 1000
 SEEDS = (0, 1, 2)
 CONFIGURATIONS = 6
+# A change of the learning rate by a thousandth changed a validation loss of Dolly's by as much.
+NO_DIFFERENCE = 0.0025
 LOCAL_RATE = "local.learning_rate"
 COMMON: dict[str, Any] = {
     "model.base": "pocket",
@@ -99,7 +101,8 @@ CONTENDERS = {
     "fedavg": Contender("FedAvg"),
     "fedprox": Contender("FedProx", own=Axis("mu", 0.1, 10.0)),
     "scaffold": Contender("SCAFFOLD"),
-    "fedavgm": Contender("FedAvgM", own=Axis("server_learning_rate", 0.3, 3.0)),
+    # With the usual momentum of 0.9, 0.1 moves as far as FedAvg in the long run.
+    "fedavgm": Contender("FedAvgM", own=Axis("server_learning_rate", 0.1, 3.0)),
     "fedadagrad": Contender("FedAdagrad", own=ADAPTIVE),
     "fedyogi": Contender("FedYogi", own=ADAPTIVE),
     "fedadam": Contender("FedAdam", own=ADAPTIVE),
@@ -207,34 +210,36 @@ def compass_search(
     Returns:
         Configurations and losses in the order in which they were tried.
     """
-    tried: list[tuple[Configuration, float]] = []
+    losses: dict[tuple[float, ...], float] = {}
 
-    def tried_loss(configuration: Configuration) -> float:
-        for other, value in tried:
-            if other == configuration:
-                return value
-        if len(tried) == budget:
-            return math.inf
-        tried.append((configuration, loss(configuration)))
-        return tried[-1][1]
+    def configuration(place: tuple[float, ...]) -> Configuration:
+        values = (axis.start * axis.factor**steps for axis, steps in zip(axes, place, strict=True))
+        return {axis.key: float(f"{value:.3g}") for axis, value in zip(axes, values, strict=True)}
 
-    best = {axis.key: axis.start for axis in axes}
-    lowest = tried_loss(best)
-    shrink = 1.0
-    while len(tried) < budget:
-        for axis in axes:
-            for direction in (axis.factor**shrink, axis.factor**-shrink):
-                moved = False
-                while len(tried) < budget:
-                    there = {**best, axis.key: float(f"{best[axis.key] * direction:.3g}")}
-                    value = tried_loss(there)
-                    if not value < lowest:
+    def loss_at(place: tuple[float, ...]) -> float:
+        if place not in losses:
+            if len(losses) == budget:
+                return math.inf
+            losses[place] = loss(configuration(place))
+        return losses[place]
+
+    # In steps from the start along every axis, so that the same place is never approached by roundings of it.
+    best = (0.0,) * len(axes)
+    step = 1.0
+    loss_at(best)
+    while len(losses) < budget:
+        for number in range(len(axes)):
+            for direction in (step, -step):
+                began = best
+                while True:
+                    there = (*best[:number], best[number] + direction, *best[number + 1 :])
+                    if not loss_at(there) < loss_at(best) - NO_DIFFERENCE:
                         break
-                    best, lowest, moved = there, value, True
-                if moved:
+                    best = there
+                if best != began:
                     break
-        shrink /= 2
-    return tried
+        step /= 2
+    return [(configuration(place), value) for place, value in losses.items()]
 
 
 def at_the_edge(tried: Sequence[tuple[Configuration, float]]) -> list[str]:

@@ -10,7 +10,8 @@ from fedloom.recipe.algorithm import AlgorithmConfig, default_algorithm
 from fedloom.recipe.base import Config, PositiveInt
 from fedloom.recipe.participation_schema import ParticipationConfig
 
-# What an attacker does by default: enough to break an average, but for honest training on wrong answers.
+# What an attacker does by default: enough to break an average (noise, having no direction, takes more), but for
+# honest training on wrong answers.
 STRENGTHS = {"sign_flip": 10.0, "scale": 10.0, "noise": 100.0, "label_flip": 1.0}
 
 
