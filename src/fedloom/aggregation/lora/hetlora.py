@@ -14,6 +14,7 @@ from fedloom.aggregation.lora.contributions import Contributions, contributions
 from fedloom.aggregation.lora.factors import lora_layers, mean_pair, named, product_norm, rank_of, with_rank
 from fedloom.aggregation.lora.self_pruning import SelfPruning
 from fedloom.aggregation.mean import added
+from fedloom.errors import UserError
 
 
 class HetLora(Algorithm):
@@ -43,6 +44,10 @@ class HetLora(Algorithm):
         lam: Annotated[float, Field(ge=0, description="Weight of the loss term that shrinks the tails.")] = 0.01,
         r_min: Annotated[int, Field(ge=1, description="No client is pruned below this rank.")] = 1,
     ) -> None:
+        if gamma == 1 and lam:
+            raise UserError(
+                "federation.algorithm.lam: has no effect where gamma is 1, nothing being pruned: set it to 0"
+            )
         self.weighting = weighting
         self.client = SelfPruning(gamma, lam, r_min)
 
