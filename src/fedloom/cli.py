@@ -45,10 +45,10 @@ def run(
 
     overrides = with_processes(overrides or [], processes)
     if place_under_torchrun() is None:
-        # A mistake in the recipe is told at once, not after the seconds that importing torch takes.
+        # A mistake in the recipe is told at once, before a model library is imported.
         checked = load_recipe(recipe, overrides)
         if checked.runtime.kind == "distributed":
-            # This process only watches the others and needs no torch.
+            # This process only watches the others: it opens neither data nor model.
             launch(checked, out, resume, seeds, show=True)
             return
     from fedloom.runs import run as run_recipe

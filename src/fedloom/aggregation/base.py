@@ -47,10 +47,6 @@ class Update:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     extra: Tensors = field(default_factory=dict)
 
-    def without_tensors(self) -> Update:
-        """What it reports about itself."""
-        return Update(self.client, {}, self.num_examples, self.metrics)
-
 
 class Algorithm:
     """An aggregation rule with its server state, both plain named tensors, and its clients' half."""
