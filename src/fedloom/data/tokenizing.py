@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloom.data.control_tokens import encode_marked, is_marked
 from fedloom.data.templates import Segment
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Tokenized:
         offsets: [examples + 1] int64, where each example starts.
         kept: [examples] int64, which of the given examples these are; the others are dropped.
         truncated: how many of the kept examples were cut to the longest length allowed.
+        spelt_out: how many of the kept examples spell a control token out, which stays text.
     """
 
     tokens: NDArray[np.int64]
@@ -40,6 +42,7 @@ class Tokenized:
     offsets: NDArray[np.int64]
     kept: NDArray[np.int64]
     truncated: int
+    spelt_out: int
 
 
 class SegmentTokenizer:
@@ -66,6 +69,7 @@ class SegmentTokenizer:
 
         Returns:
             For each example and segment, its token ids; the first has the tokenizer's opening tokens.
+            A control token that a record spells out is text.
         """
         texts = [
             _LEAD + segment.text if place and self._adds_space else segment.text
@@ -91,7 +95,10 @@ class SegmentTokenizer:
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return [list(ids) for ids in encoded["input_ids"]]
+        return [
+            encode_marked(text, self._tokenizer) if is_marked(text) else list(ids)
+            for text, ids in zip(texts, encoded["input_ids"], strict=True)
+        ]
 
 
 def tokenize(examples: Iterable[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Tokenized:
@@ -111,7 +118,7 @@ def tokenize(examples: Iterable[Sequence[Segment]], tokenizer: PreTrainedTokeniz
     trained: list[NDArray[np.bool_]] = []
     lengths: list[int] = []
     kept: list[int] = []
-    truncated, start = 0, 0
+    truncated, spelt_out, start = 0, 0, 0
     waiting = iter(examples)
     while batch := list(islice(waiting, EXAMPLES_PER_BATCH)):
         ids_of_batch: list[int] = []
@@ -122,6 +129,7 @@ def tokenize(examples: Iterable[Sequence[Segment]], tokenizer: PreTrainedTokeniz
             if not mask[1:max_tokens].any():
                 continue
             truncated += len(ids) > max_tokens
+            spelt_out += any(is_marked(segment.text) for segment in segments)
             ids_of_batch.extend(ids[:max_tokens])
             masks.append(mask[:max_tokens])
             lengths.append(len(masks[-1]))
@@ -137,6 +145,7 @@ def tokenize(examples: Iterable[Sequence[Segment]], tokenizer: PreTrainedTokeniz
         offsets=np.cumsum([0, *lengths], dtype=np.int64),
         kept=np.array(kept, dtype=np.int64),
         truncated=int(truncated),
+        spelt_out=spelt_out,
     )
 
 
