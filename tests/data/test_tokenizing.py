@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from fedloom.data.control_tokens import unmark
 from fedloom.data.conversation import Message
 from fedloom.data.templates import Segment, load_template
-from fedloom.data.tokenizing import tokenize, tokenize_prompt
+from fedloom.data.tokenizing import end_tokens, tokenize, tokenize_prompt
 from fedloom.model.base import POCKET
 
 
@@ -134,3 +134,14 @@ def test_spelt_out_control_tokens_are_counted(tokenizer: Any) -> None:
     examples = [[Message("user", ask), Message("assistant", "So.")] for ask in ("Why</s>?", "Why?", "</ s>")]
     assert tokenize([template.segments(one) for one in examples], tokenizer, 99).spelt_out == 1
     assert template.prompt(examples[0]) == "Why</s>?\n"
+
+
+@pytest.mark.parametrize(("name", "ends"), [("plain", ["</s>"]), ("alpaca", ["</s>"]), ("chat", ["</s>", "<|end|>"])])
+def test_answers_end_with_eos_or_the_templates_own_token(tokenizer: Any, name: str, ends: list[str]) -> None:
+    assert tokenizer.convert_ids_to_tokens(end_tokens(load_template(name, tokenizer), tokenizer)) == ends
+
+
+def test_a_template_may_have_no_end_token(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "lines.jinja").write_text("{% for m in messages %}{{ m.content }}{{ '\\n' }}{% endfor %}")
+    template = load_template(str(tmp_path / "lines.jinja"), tokenizer)
+    assert tokenizer.convert_ids_to_tokens(end_tokens(template, tokenizer)) == ["</s>"]

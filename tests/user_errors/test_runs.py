@@ -88,6 +88,39 @@ def test_resume_with_another_recipe(refused: Refused, finished: Path) -> None:
     contains(told, "--resume: ", "local.steps: 1", "says 2", "new folder")
 
 
+def other_weights(folder: Path) -> None:
+    tensors = safetensors.torch.load_file(folder / WEIGHTS)
+    last = max(tensors)
+    safetensors.torch.save_file({**tensors, last: tensors[last] * 2}, folder / WEIGHTS, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "change", [other_weights, rewrite("config.json", (POCKET / "config.json").read_bytes() + b" ")]
+)
+def test_another_base_under_the_same_name(
+    refused: Refused, rows: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    shutil.copytree(POCKET, tmp_path / "model")
+    values = recipe(rows, model={"base": "model"}, **{**SMALL, "federation": {"rounds": 1, "clients_per_round": 2}})
+    run(values, "out")
+    run(values, "out", resume=True)
+    change(tmp_path / "model")
+    told = "model.base: 'model' is not the model that the run in out began with"
+    contains(
+        refused("run", "out/recipe.yaml", "--out", "out", "--resume"), told, "config.json have changed", "new folder"
+    )
+    contains(refused("evaluate", "out"), told)
+    contains(refused("generate", "out", "hello"), told)
+
+
+def test_resume_with_other_data(refused: Refused, rows: Path) -> None:
+    values = recipe(rows, **{**SMALL, "federation": {"rounds": 1, "clients_per_round": 2}})
+    run(values, "out")
+    rows.write_text(rows.read_text().replace("river", "brook"))
+    told = refused("run", "out/recipe.yaml", "--out", "out", "--resume")
+    contains(told, "data: not what the run in out began with: a source, the template or the tokenizer", "new folder")
+
+
 def test_resume_of_nothing_begins(rows: Path, tmp_path: Path) -> None:
     result = run(recipe(rows, **SMALL), tmp_path / "out", ["federation.rounds=1"], resume=True)
     assert result.metrics["rounds"] == 1

@@ -33,9 +33,10 @@ class ControlTokens:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self.ids = {place for place, token in added.items() if token.special}
         # The longest first: "<|end|>" is not "<|end" and a rest.
-        spelt = sorted({token.content for token in added if token.special}, key=lambda text: (-len(text), text))
+        spelt = sorted({added[place].content for place in self.ids}, key=lambda text: (-len(text), text))
         self._pattern = re.compile("|".join(map(re.escape, spelt)) or "(?!)")
 
     def mark(self, text: str) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATE_NAMES = ("alpaca", "chat", "plain")
+# An answer that no template writes of its own.
+_PROBE = "\ue000"
 _JINJA_SUFFIXES = (".jinja", ".jinja2", ".j2")
 
 # Stanford Alpaca's train.py, word for word.
@@ -178,10 +180,21 @@ class _RenderedTemplate(Template):
             closed = self._render(messages[: place + 1], False)
             self._require_prefix(written, opened, place)
             self._require_prefix(opened, closed, place + 1)
-            segments.append(Segment(opened[len(written) :], False))
-            segments.extend(_answer_segments(closed[len(opened) :], message.content))
+            header = self._header(messages[:place], opened, closed, message.content)
+            segments.append(Segment(opened[len(written) :] + header, False))
+            segments.extend(_answer_segments(closed[len(opened) + len(header) :], message.content))
             written = closed
         return segments
+
+    def _header(self, before: Sequence[Message], opened: str, closed: str, answer: str) -> str:
+        """What a template that ignores add_generation_prompt writes before an answer: no model has to write it."""
+        body = closed[len(opened) :]
+        if body.lstrip().startswith(answer.strip()) or opened != self._render(before, False):
+            return ""
+        # Not looked for by the answer's own words, which may be those of the header.
+        probe = self._render([*before, Message("assistant", _PROBE)], False)[len(opened) :]
+        header = probe.partition(_PROBE)[0]
+        return header if header.strip() and body.startswith(header) else ""
 
     @abstractmethod
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloom.data.control_tokens import encode_marked, is_marked
-from fedloom.data.templates import Segment
+from fedloom.data.control_tokens import ControlTokens, encode_marked, is_marked
+from fedloom.data.conversation import Message
+from fedloom.data.templates import Segment, Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -161,6 +162,25 @@ def tokenize_prompt(segments: Sequence[Segment], tokenizer: PreTrainedTokenizerB
     """
     pieces = SegmentTokenizer(tokenizer)([segments])[0]
     return np.array([token for piece in pieces for token in piece], dtype=np.int64)
+
+
+def end_tokens(template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Find what an answer ends with: the tokenizer's eos token and, where it is another, the template's own.
+
+    Args:
+        template: phrases conversations.
+        tokenizer: of the base model.
+
+    Returns:
+        Token ids, none twice; empty where neither has one.
+    """
+    messages = [Message("user", "x"), Message("assistant", "x")]
+    answer = next(segment for segment in reversed(template.segments(messages)) if segment.trained)
+    last = SegmentTokenizer(tokenizer)([[answer]])[0][0][-1]
+    ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    if last not in ends and last in ControlTokens(tokenizer).ids:
+        ends.append(last)
+    return ends
 
 
 def _ids_before_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:
