@@ -169,12 +169,20 @@ def _locate_folder(folder: Path, key: str) -> list[Location]:
 
 def _missing(path: Path, key: str) -> UserError:
     if not path.parent.is_dir():
-        return UserError(f"{key}: no such file: {path}", hint=f"the folder {path.parent} does not exist")
+        seen = "" if path.is_absolute() else f", seen from the current folder {Path.cwd()}"
+        return UserError(f"{key}: no such file: {path}", hint=f"the folder {path.parent} does not exist{seen}")
     names = {other.name: str(path.parent / other.name) for other in path.parent.iterdir()}
+    if "," in path.name:
+        parts = ", ".join(part.strip() for part in str(path).split(","))
+        return UserError(f"{key}: no such file: {path}", hint=f"several files are a list: [{parts}]")
     if len(path.parts) == 1:
         names[POCKET_TASKS] = POCKET_TASKS
     close = nearest(path.name, names)
-    return UserError(f"{key}: no such file: {path}", hint=f"did you mean {names[close]}?" if close else None)
+    hint = f"did you mean {names[close]}?" if close else None
+    if hint is None and not path.is_absolute():
+        # Also of a finished run that is looked at from elsewhere.
+        hint = f"it is looked for in the current folder, {Path.cwd()}"
+    return UserError(f"{key}: no such file: {path}", hint=hint)
 
 
 def _read(location: Location, seed: int, key: str) -> Iterator[Record]:
