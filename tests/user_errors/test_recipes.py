@@ -129,7 +129,7 @@ def test_options_without_effect_and_combinations(
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("name: a\nseed: [1\n", ["recipe.yaml line 3: not valid YAML"]),
+        ("name: a\nseed: [1\n", ["recipe.yaml line 2: not valid YAML", "never closed"]),
         ("name: a\nseed: 1\nname: b\n", ["recipe.yaml line 3", "the key 'name' appears twice"]),
         ("name: a\n\tseed: 1\n", ["recipe.yaml line 2: not valid YAML"]),
         ("[a]: 1\n", ["recipe.yaml line 1: not valid YAML"]),

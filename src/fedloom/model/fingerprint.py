@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from fedloom.model.base import loading, resolve_base
 from fedloom.recipe.model_schema import ModelConfig
