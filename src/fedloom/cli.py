@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -49,11 +51,13 @@ def run(
         checked = load_recipe(recipe, overrides)
         if checked.runtime.kind == "distributed":
             # This process only watches the others: it opens neither data nor model.
-            launch(checked, out, resume, seeds, show=True)
+            with _told_when_stopped():
+                launch(checked, out, resume, seeds, show=True)
             return
     from fedloom.runs import run as run_recipe
 
-    run_recipe(recipe, out, overrides, resume=resume, seeds=seeds, show=True)
+    with _told_when_stopped():
+        run_recipe(recipe, out, overrides, resume=resume, seeds=seeds, show=True)
 
 
 @app.command()
@@ -139,9 +143,16 @@ def main() -> None:
         if told is None:
             raise
         _fail(told.message, told.hint)
+
+
+@contextmanager
+def _told_when_stopped() -> Iterator[None]:
+    # Left to typer, Ctrl-C ends in silence.
+    try:
+        yield
     except KeyboardInterrupt:
         typer.echo("stopped; go on with --resume", err=True)
-        sys.exit(130)
+        raise typer.Exit(130) from None
 
 
 def _fail(message: str, hint: str | None, code: int = 2) -> None:

@@ -20,7 +20,7 @@ from fedloom.report.events import EventLog
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDirectory, write_json
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.tally import Tally
-from fedloom.session import Session, describe_session
+from fedloom.session import Session, check_same_base, check_same_data, describe_session
 from fedloom.shared_work import open_run
 from fedloom.wire.encoding import in_order
 
@@ -46,16 +46,19 @@ def train(directory: RunDirectory, observer: Observer, group: ProcessGroup | Non
         The run's metrics, as written to `metrics.json`.
     """
     began = time.perf_counter()
+    state = load_checkpoint(directory.path / CHECKPOINTS)
+    if state is not None:
+        check_same_base(directory.recipe, directory.path)
     session, arms = open_run(directory.recipe, directory.path, group)
     data_seconds = time.perf_counter() - began
     log = EventLog(directory.path / EVENTS)
     with observer({arm.name: arm.rounds for arm in arms}) as listener:
         log.add_listener(listener)
-        state = load_checkpoint(directory.path / CHECKPOINTS)
         if state is None:
             state = _begin(session, arms[0], log, data_seconds)
             _commit(directory.path, log, state)
         else:
+            check_same_data(session.data, directory.path)
             # What a killed round had logged is cut off: it will happen again, in the same way.
             log.truncate(state.events)
         while True:

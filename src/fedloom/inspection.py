@@ -17,13 +17,13 @@ from fedloom.arms import build_arms
 from fedloom.data.conversation import Message
 from fedloom.data.describe import describe, render
 from fedloom.data.templates import load_template
-from fedloom.data.tokenizing import tokenize_prompt
+from fedloom.data.tokenizing import end_tokens, tokenize_prompt
 from fedloom.errors import UserError, unknown_name
 from fedloom.model.base import load_tokenizer, loading, pick_device, pick_dtype, quiet_libraries, resolve_base
 from fedloom.model.peft_format import import_adapter
 from fedloom.recipe import load_recipe
 from fedloom.run_directory import ADAPTER, open_finished
-from fedloom.session import open_session, prepare_data
+from fedloom.session import check_same_base, open_session, prepare_data
 
 
 def show_data(recipe: str | Path, overrides: Sequence[str]) -> None:
@@ -55,6 +55,7 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
             raise unknown_name("--split", split, ["test", "validation"])
         section = recipe.evaluation.model_copy(update={"split": split})
         recipe = recipe.model_copy(update={"evaluation": section})
+    check_same_base(recipe, folder)
     session = open_session(recipe, folder)
     # As the run itself does: where clients keep a part of the adapter, each is tested with its own.
     federated = build_arms(session)[0]
@@ -82,6 +83,7 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
         raise UserError(f"--max-new-tokens: {max_new_tokens} is not a positive number")
     folder, recipe = open_finished(directory)
     quiet_libraries()
+    check_same_base(recipe, folder)
     tokenizer = load_tokenizer(recipe.model)
     template = load_template(recipe.data.template, tokenizer)
     device = pick_device(recipe.runtime.device)
@@ -91,6 +93,9 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
     base.to(device)
     model = _with_adapter(base, folder / ADAPTER) if with_adapter else base
     tokens = tokenize_prompt(template.prompt_segments([Message("user", prompt)]), tokenizer)
+    ends = end_tokens(template, tokenizer)
+    own = base.generation_config.eos_token_id
+    ends += [token for token in (own if isinstance(own, list) else [own]) if token is not None and token not in ends]
     inputs = torch.from_numpy(tokens)[None].to(device)
     with torch.no_grad():
         output = model.generate(
@@ -98,7 +103,8 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
             attention_mask=torch.ones_like(inputs),
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+            eos_token_id=ends or None,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(ends), 0),
         )
     answer: str = tokenizer.decode(output[0, inputs.shape[1] :], skip_special_tokens=True)
     return answer.strip()

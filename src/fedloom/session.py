@@ -14,10 +14,12 @@ from fedloom import __version__
 from fedloom.aggregation.registry import algorithm_class
 from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
+from fedloom.errors import UserError
 from fedloom.evaluation.evaluator import Evaluator, check_examples
 from fedloom.model.base import check_model, load_base, load_tokenizer, pick_device, quiet_libraries
 from fedloom.model.checkpointing import make_layers_repeatable
 from fedloom.model.decoder_layer import frozen_layers, use_own_layers
+from fedloom.model.fingerprint import base_fingerprint
 from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
 from fedloom.model.grouped_lora import GroupedLora, factors_of
 from fedloom.model.lanes import Lanes
@@ -25,7 +27,8 @@ from fedloom.model.tensor_names import check_patterns
 from fedloom.participation import check_participation
 from fedloom.recipe import Recipe
 from fedloom.recipe.combinations import check_named_clients
-from fedloom.run_directory import CLIENTS, DATA
+from fedloom.report.events import read_events
+from fedloom.run_directory import CLIENTS, DATA, EVENTS
 from fedloom.runtime import Runtime
 from fedloom.runtime.attack import Attack
 from fedloom.runtime.client_store import ClientStore
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from fedloom.runtime.process_group import ProcessGroup
 
 POOLED = "pooled"
+# In the event that a run begins with.
+FINGERPRINTS = "fingerprints"
 GIB = 1 << 30
 PREFIX_CACHE_GB = 4.0
 
@@ -215,4 +220,45 @@ def describe_session(session: Session) -> dict[str, Any]:
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        FINGERPRINTS: {"base": base_fingerprint(session.recipe.model), "data": session.data.fingerprint},
     }
+
+
+def check_same_base(recipe: Recipe, directory: Path) -> None:
+    """Check that the base model is the one that the run began with.
+
+    Args:
+        recipe: the run.
+        directory: the run directory.
+
+    Raises:
+        UserError: where its weights or its config.json have changed.
+    """
+    if base_fingerprint(recipe.model) != _fingerprints(directory)["base"]:
+        raise UserError(
+            f"model.base: {recipe.model.base!r} is not the model that the run in {directory} began with: "
+            "its weights or config.json have changed",
+            hint="put the former files back, or begin anew in a new folder",
+        )
+
+
+def check_same_data(data: FederatedData, directory: Path) -> None:
+    """Check that the tokenised data are those that the run began with.
+
+    Args:
+        data: of the run.
+        directory: the run directory.
+
+    Raises:
+        UserError: where a source, the template or the tokenizer has changed.
+    """
+    if data.fingerprint != _fingerprints(directory)["data"]:
+        raise UserError(
+            f"data: not what the run in {directory} began with: a source, the template or the tokenizer has changed",
+            hint="put the former files back, or begin anew in a new folder",
+        )
+
+
+def _fingerprints(directory: Path) -> dict[str, str]:
+    found: dict[str, str] = read_events(directory / EVENTS)[0][FINGERPRINTS]
+    return found

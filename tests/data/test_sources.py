@@ -208,3 +208,50 @@ def test_reading_jsonl_needs_no_optional_package(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     assert read(path) == ROWS
+
+
+GERMAN = [{"Nr": "1", "Frage des Kunden": "Wie hoch, und wann?", "Antwort (geprüft)": "10 €;\r\njährlich", "": ""}]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_csv_as_spreadsheets_write_it(tmp_path: Path, delimiter: str, mark: str) -> None:
+    with (tmp_path / "nord.csv").open("w", encoding="utf-8", newline="") as file:
+        file.write(mark)
+        writer = csv.DictWriter(file, list(GERMAN[0]), delimiter=delimiter, lineterminator="\r\n")
+        writer.writeheader()
+        writer.writerows(GERMAN)
+        file.write("\r\n")
+    assert read(tmp_path / "nord.csv") == GERMAN
+
+
+def test_a_separator_inside_the_headers_quotes_separates_nothing(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text('"a;b;c",d\n1,2\n')
+    (tmp_path / "single.csv").write_text("text\na;b\n")
+    assert read(tmp_path / "one.csv") == [{"a;b;c": "1", "d": "2"}]
+    assert read(tmp_path / "single.csv") == [{"text": "a;b"}]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "hint"),
+    [
+        ("cp1252", r"nord.csv:1: not UTF-8 text .*if 'ü' belongs there, it is Windows-1252: iconv -f CP1252"),
+        ("utf-16", r"nord.csv:1: not UTF-8 text .*looks like UTF-16: iconv -f UTF-16"),
+    ],
+)
+def test_other_encodings_are_told_not_guessed(tmp_path: Path, encoding: str, hint: str) -> None:
+    (tmp_path / "nord.csv").write_bytes("Antwort (geprüft);Frage\r\na;b\r\n".encode(encoding))
+    with pytest.raises(UserError, match=hint):
+        read(tmp_path / "nord.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("süd.xlsx", "CSV UTF-8"), ("süd.TSV", "name it .csv"), ("süd.ndjson", "name it .jsonl")]
+)
+def test_tables_that_are_not_read_are_never_left_out_silently(tmp_path: Path, name: str, hint: str) -> None:
+    write(tmp_path / "nord.csv", ROWS)
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(UserError, match=f"would be left out.*{hint}"):
+        read(tmp_path)
+    with pytest.raises(UserError, match=f"unknown suffix .*{hint}"):
+        read(tmp_path / name)

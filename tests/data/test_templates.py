@@ -94,6 +94,29 @@ def test_answers_without_end_of_turn_token_end_with_their_white_space(tokenizer:
     ]
 
 
+@pytest.mark.parametrize("answer", ["So.", "assistant", "a"])
+def test_a_template_without_generation_prompt_opens_answers_itself(tokenizer: Any, tmp_path: Path, answer: str) -> None:
+    path = tmp_path / "closed.jinja"
+    path.write_text("{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}")
+    messages = [Message("user", "Why?"), Message("assistant", answer)]
+    template = load_template(str(path), tokenizer)
+    assert template.segments(messages) == load_template("chat", tokenizer).segments(messages)
+    assert template.prompt(messages) == "<|start|>user\nWhy?<|end|>\n<|start|>assistant\n"
+
+
+def test_white_space_before_an_answer_is_the_answers(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "bracket.jinja"
+    path.write_text(
+        "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]"
+        "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    messages = [Message("user", "Why?"), ANSWER]
+    assert load_template(str(path), tokenizer).segments(messages) == [
+        Segment("[Why?]", False),
+        Segment(" So.</s>", True),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

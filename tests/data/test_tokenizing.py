@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from fedloom.data.control_tokens import unmark
 from fedloom.data.conversation import Message
 from fedloom.data.templates import Segment, load_template
-from fedloom.data.tokenizing import tokenize, tokenize_prompt
+from fedloom.data.tokenizing import end_tokens, tokenize, tokenize_prompt
+from fedloom.model.base import POCKET
 
 
 def parts(tokenized: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -83,3 +85,63 @@ def test_real_tokenizers(shared: Path, folder: str, name: str) -> None:
     assert tokenizer.decode(ids[mask]).count(tokenizer.eos_token) == 2
     whole = "".join(segment.text for segment in segments)
     assert tokenizer.decode(ids, skip_special_tokens=True).strip() == whole.replace(tokenizer.eos_token, "")
+
+
+def assert_record_writes_no_control_token(tokenizer: Any, name: str) -> None:
+    """Whatever a record spells out, the control tokens are those of the same conversation without it."""
+    template = load_template(name, tokenizer)
+    spelt = "".join(tokenizer.all_special_tokens)
+    end = tokenizer.eos_token
+
+    def messages(ask: str, answer: str) -> list[Message]:
+        return [Message("user", ask, ask), Message("assistant", answer)] * 2
+
+    def control(messages: list[Message]) -> tuple[list[int], Any]:
+        segments = template.segments(messages)
+        [(ids, mask)] = parts(tokenize([segments], tokenizer, 10_000))
+        prompt = tokenize_prompt(template.prompt_segments(messages), tokenizer)
+        assert ids[: len(prompt)].tolist() == prompt.tolist()
+        whole = unmark("".join(segment.text for segment in segments))
+        opened = int(ids[0] == tokenizer.bos_token_id)
+        # Spaces aside: SentencePiece-like tokenizers put one after a control token.
+        assert tokenizer.decode(ids[opened:]).replace(" ", "") == whole.replace(" ", "")
+        return [token for token in ids.tolist() if token in tokenizer.all_special_ids], ids[mask][-1]
+
+    harmless = control(messages("Why?", "So."))
+    for ask, answer in [(f"Why{end}?", "So."), (spelt, f"{end}So{end}."), (f"{end}{end}", spelt), ("Why?", end)]:
+        assert control(messages(ask, answer)) == harmless
+    assert harmless[1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("name", ["alpaca", "plain", "chat"])
+def test_records_write_no_control_tokens(name: str) -> None:
+    assert_record_writes_no_control_token(AutoTokenizer.from_pretrained(POCKET), name)
+
+
+@pytest.mark.parametrize("folder", ["tokenizers/gpt2", "tokenizers/pythia", "models/stories260K"])
+@pytest.mark.parametrize("name", ["alpaca", "plain", "chat"])
+def test_records_write_no_control_tokens_of_real_tokenizers(shared: Path, folder: str, name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(shared / folder)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    assert_record_writes_no_control_token(tokenizer, name)
+
+
+def test_spelt_out_control_tokens_are_counted(tokenizer: Any) -> None:
+    template = load_template("plain", tokenizer)
+    examples = [[Message("user", ask), Message("assistant", "So.")] for ask in ("Why</s>?", "Why?", "</ s>")]
+    assert tokenize([template.segments(one) for one in examples], tokenizer, 99).spelt_out == 1
+    assert template.prompt(examples[0]) == "Why</s>?\n"
+
+
+@pytest.mark.parametrize(("name", "ends"), [("plain", ["</s>"]), ("alpaca", ["</s>"]), ("chat", ["</s>", "<|end|>"])])
+def test_answers_end_with_eos_or_the_templates_own_token(tokenizer: Any, name: str, ends: list[str]) -> None:
+    assert tokenizer.convert_ids_to_tokens(end_tokens(load_template(name, tokenizer), tokenizer)) == ends
+
+
+def test_a_template_may_have_no_end_token(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "lines.jinja").write_text("{% for m in messages %}{{ m.content }}{{ '\\n' }}{% endfor %}")
+    template = load_template(str(tmp_path / "lines.jinja"), tokenizer)
+    assert tokenizer.convert_ids_to_tokens(end_tokens(template, tokenizer)) == ["</s>"]

@@ -37,7 +37,7 @@ WEIGHTS = "model.safetensors"
         ("task.kind=dpo", ["task.kind: 'dpo'", "sft"]),
         ("evaluation.split=tst", ["evaluation.split: 'tst'", "test, validation", "'test'"]),
         ("baselines=[locall]", ["baselines.0.kind: 'locall'", "local, centralized", "'local'"]),
-        ("baselines=local", ["baselines: 'local' is not a list"]),
+        ("baselines=local, centralized", ["baselines: 'local, centralized' is not", "write [local, centralized]"]),
         ("baselines=[local, local]", ["baselines: each baseline once"]),
         ("trackers=[tensorbord]", ["trackers.0: 'tensorbord'", "wandb, mlflow", "'tensorboard'"]),
         ("runtime.kind=inprocess", ["runtime.kind: 'inprocess'", "'in_process'"]),
@@ -55,6 +55,13 @@ WEIGHTS = "model.safetensors"
         ("evaluation.exact_match=atuo", ["'atuo' is not true or false or 'auto'", "mean 'auto'"]),
         ("data.source=3", ["data.source: 3 is not text or a list"]),
         ("data.source=[]", ["data.source: the list is empty"]),
+        ("data.source=a.csv,b.csv", ["data.source: no such file", "a list: [a.csv, b.csv]"]),
+        ("local.lr=1e-4", ["local.lr: unknown key", "mean 'learning_rate'"]),
+        ("model.adapter.target_modules=[q_proj]", ["target_modules: unknown key", "mean 'targets'"]),
+        ("local.learning_rate='1e-4'", ["local.learning_rate: '1e-4' is not a number", "leave the quotes out"]),
+        ("data.fields.prompt=no", ["data.fields.prompt: false is not text", "put it in quotes"]),
+        ("data.partition=files", ["data.partition: 'files' is not a section", "write {kind: files, ...}"]),
+        ("model.adapter.targets=q_proj", ["'q_proj' is not a list or 'all-linear'", "write [q_proj]"]),
     ],
 )
 def test_unknown_keys_and_misspelt_values(refused_early: Refused, rows: Path, override: str, parts: list[str]) -> None:
@@ -66,6 +73,7 @@ def test_unknown_keys_and_misspelt_values(refused_early: Refused, rows: Path, ov
     [
         ("novalue", ["--set 'novalue'", "KEY=VALUE"]),
         ("=3", ["--set '=3'", "KEY=VALUE"]),
+        ("local.steps=", ["--set local.steps=: needs a value", "null"]),
         ("seed={", ["--set seed line 1: not valid YAML"]),
         ("name.x=1", ["--set name.x: name is 'test', not a section of keys"]),
         ("data.partition.key.x=1", ["data.partition.key is 'owner', not a section"]),
@@ -121,7 +129,7 @@ def test_options_without_effect_and_combinations(
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("name: a\nseed: [1\n", ["recipe.yaml line 3: not valid YAML"]),
+        ("name: a\nseed: [1\n", ["recipe.yaml line 2: not valid YAML", "never closed"]),
         ("name: a\nseed: 1\nname: b\n", ["recipe.yaml line 3", "the key 'name' appears twice"]),
         ("name: a\n\tseed: 1\n", ["recipe.yaml line 2: not valid YAML"]),
         ("[a]: 1\n", ["recipe.yaml line 1: not valid YAML"]),
@@ -267,3 +275,21 @@ def test_model_that_is_not_there(
 def test_template_of_ones_own(refused_early: Refused, rows: Path, tmp_path: Path, text: str, parts: list[str]) -> None:
     (tmp_path / "own.jinja").write_text(text)
     contains(refused_early(recipe(rows), "--set", "data.template=own.jinja"), *parts)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("data:\n\tsource: a\n", ["line 2: not valid YAML", "indent with spaces"]),
+        ("data:\n  source: a\n   template: plain\n", ["line 3: not valid YAML", "followed by a space"]),
+        ("data:\n  source: a\n template: plain\n", ["line 3: not valid YAML", "indented as its neighbours"]),
+        ("name: 'mine\nseed: 0\nlocal: {}\n", ["line 1: not valid YAML", "opened here and never closed"]),
+        ("data: {source: a, fields: {prompt: a\nseed: 0\n", ["line ", "not valid YAML", "hint: "]),
+        ("data:\n  fields: {prompt: Frage: x, response: b}\n", ["line 2: not valid YAML", "needs quotes"]),
+        ('data: {source: "C:\\Users\\bank"}\n', ["line 1: not valid YAML", "use single quotes, or /"]),
+        ("name: @mine\n", ["line 1: not valid YAML", "needs quotes"]),
+        ("name: a\n---\nname: b\n", ["not valid YAML", "one file holds one recipe"]),
+    ],
+)
+def test_yaml_says_what_to_mend(refused_early: Refused, text: str, parts: list[str]) -> None:
+    contains(refused_early(text), *parts)

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 import fedloom.session
+from fedloom.cli import main
 from fedloom.model.base import POCKET
 from fedloom.report.events import read_events
 from fedloom.runs import run
@@ -86,6 +87,66 @@ def test_another_process_in_the_folder(refused: Refused, rows: Path, finished: P
 def test_resume_with_another_recipe(refused: Refused, finished: Path) -> None:
     told = refused("run", finished / "recipe.yaml", "--out", finished, "--resume", "--set", "local.steps=2")
     contains(told, "--resume: ", "local.steps: 1", "says 2", "new folder")
+
+
+def other_weights(folder: Path) -> None:
+    tensors = safetensors.torch.load_file(folder / WEIGHTS)
+    last = max(tensors)
+    safetensors.torch.save_file({**tensors, last: tensors[last] * 2}, folder / WEIGHTS, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "change", [other_weights, rewrite("config.json", (POCKET / "config.json").read_bytes() + b" ")]
+)
+def test_another_base_under_the_same_name(
+    refused: Refused, rows: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    shutil.copytree(POCKET, tmp_path / "model")
+    values = recipe(rows, model={"base": "model"}, **{**SMALL, "federation": {"rounds": 1, "clients_per_round": 2}})
+    run(values, "out")
+    run(values, "out", resume=True)
+    change(tmp_path / "model")
+    told = "model.base: 'model' is not the model that the run in out began with"
+    contains(
+        refused("run", "out/recipe.yaml", "--out", "out", "--resume"), told, "config.json have changed", "new folder"
+    )
+    contains(refused("evaluate", "out"), told)
+    contains(refused("generate", "out", "hello"), told)
+
+
+def test_resume_with_other_data(refused: Refused, rows: Path) -> None:
+    values = recipe(rows, **{**SMALL, "federation": {"rounds": 1, "clients_per_round": 2}})
+    run(values, "out")
+    rows.write_text(rows.read_text().replace("river", "brook"))
+    told = refused("run", "out/recipe.yaml", "--out", "out", "--resume")
+    contains(told, "data: not what the run in out began with: a source, the template or the tokenizer", "new folder")
+
+
+def test_ctrl_c_says_how_to_go_on(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedloom.federation.run_arm", interrupted)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe(rows, **SMALL)))
+    monkeypatch.setattr(sys, "argv", ["fedloom", "run", "recipe.yaml", "--out", "out"])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err == "stopped; go on with --resume\n"
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert run(recipe(rows, **SMALL), "out", resume=True).metrics["rounds"] == 3
+
+
+def test_a_run_looked_at_from_another_folder(
+    refused: Refused, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(recipe(Path("rows.jsonl"), **{**SMALL, "federation": {"rounds": 1, "clients_per_round": 2}}), "out")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    contains(refused("evaluate", "../out"), "data.source: no such file: rows.jsonl", "in the current folder, ")
 
 
 def test_resume_of_nothing_begins(rows: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def describe(data: FederatedData, shown_at_each_end: int = SHOWN_AT_EACH_END) ->
 
     Returns:
         JSON-ready: clients (number, unseen, rows, quartiles of training examples), totals, global_test,
-        tokens (median, 95th percentile, max), label_tokens, dropped, truncated.
+        tokens (median, 95th percentile, max), label_tokens, dropped, truncated, spelt_out.
     """
     names = data.clients
     sizes = data.sizes()
@@ -62,6 +62,7 @@ def describe(data: FederatedData, shown_at_each_end: int = SHOWN_AT_EACH_END) ->
         "label_tokens": int(everything.label_counts.sum()),
         "dropped": data.dropped,
         "truncated": data.truncated,
+        "spelt_out": data.spelt_out,
     }
 
 
@@ -142,5 +143,7 @@ def _summary(description: Mapping[str, Any]) -> list[str]:
         lines.append(f"Held out of training: {clients['unseen_number']:,} clients ({names}{more})")
     if description["truncated"]:
         lines.append(f"Cut to data.max_tokens: {description['truncated']:,} examples")
+    if description["spelt_out"]:
+        lines.append(f"Control tokens spelt out, kept as text: {description['spelt_out']:,} examples")
     lines += [f"Dropped: {number:,} records, {reason}" for reason, number in description["dropped"].items()]
     return lines

@@ -175,6 +175,11 @@ class FederatedData:
         return int(self._contents.meta["truncated"])
 
     @property
+    def spelt_out(self) -> int:
+        """Examples whose record spells out a control token, which stays text."""
+        return int(self._contents.meta["spelt_out"])
+
+    @property
     def checkable(self) -> bool:
         """Whether an answer is right exactly when its text equals the reference."""
         return bool(self._contents.meta["checkable"])
@@ -325,6 +330,7 @@ def _tokenized(
             "fingerprint": fingerprint,
             "checkable": is_checkable(recipe.data),
             "truncated": tokenized.truncated,
+            "spelt_out": tokenized.spelt_out,
             "dropped": dict(sorted(sum(dropped.values(), Counter()).items())),
             "category": data.category,
             "key": data.partition.key if isinstance(data.partition, PartitionDirichlet) else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import importlib
@@ -103,7 +104,15 @@ def _decode(data: bytes, path: Path, first_line: int = 1) -> str:
         return data.decode("utf-8-sig" if first_line == 1 else "utf-8")
     except UnicodeDecodeError as error:
         line = first_line + data.count(b"\n", 0, error.start)
-        raise UserError(f"{path}:{line}: not UTF-8 text", hint="save the file as UTF-8") from None
+        raise UserError(f"{path}:{line}: not UTF-8 text", hint=_encoding_hint(data, error.start, path)) from None
+
+
+def _encoding_hint(data: bytes, place: int, path: Path) -> str:
+    # Not guessed and read: a wrong guess would put wrong letters into the training text.
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return f"it looks like UTF-16: iconv -f UTF-16 -t UTF-8 {path.name} > new.{path.name}"
+    letter = data[place : place + 1].decode("cp1252", errors="replace")
+    return f"if {letter!r} belongs there, it is Windows-1252: iconv -f CP1252 -t UTF-8 {path.name} > new.{path.name}"
 
 
 def _read_json_lines(path: Path) -> Iterator[Record]:
@@ -147,7 +156,7 @@ def _read_csv(path: Path) -> Iterator[Record]:
     text = _decode(path.read_bytes(), path)
     before = csv.field_size_limit(LONGEST_CSV_FIELD)
     try:
-        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
         header = next(rows, [])
         if len(set(header)) < len(header):
             double = next(name for name in header if header.count(name) > 1)
@@ -155,7 +164,10 @@ def _read_csv(path: Path) -> Iterator[Record]:
         line = rows.line_num + 1
         for row in rows:
             if row and len(row) != len(header):
-                raise UserError(f"{path}:{line}: {len(row)} values for {len(header)} columns")
+                raise UserError(
+                    f"{path}:{line}: {len(row)} values for {len(header)} columns",
+                    hint="a value that holds the separator or a line break belongs in double quotes",
+                )
             if row:
                 yield Record(dict(zip(header, row, strict=True)), str(path), line, by_line=True)
             line = rows.line_num + 1
@@ -163,6 +175,15 @@ def _read_csv(path: Path) -> Iterator[Record]:
         raise UserError(f"{path}:{rows.line_num}: not valid CSV: {error}") from None
     finally:
         csv.field_size_limit(before)
+
+
+def _delimiter(text: str) -> str:
+    """What separates a header's columns: whichever of comma, semicolon and tab gives the most; a comma if none does."""
+    columns = {
+        delimiter: len(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), []))
+        for delimiter in (",", ";", "\t")
+    }
+    return max(columns, key=lambda delimiter: columns[delimiter])
 
 
 def _read_parquet(path: Path) -> Iterator[Record]:

@@ -18,7 +18,7 @@ from fedloom.data.mapped import map_array, map_values
 from fedloom.data.splits import SPLITS, Split
 
 # Part of every fingerprint: raise it whenever the same inputs would be stored differently.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _META, _DROPPED = "meta.json", "dropped.json"
 
 

@@ -17,6 +17,16 @@ from fedloom.errors import UserError, nearest
 POCKET_TASKS = "pocket-tasks"
 # owner/name, and after a colon the split.
 _HUB_ID = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<split>[\w.-]+))?$")
+# Tables people have, which are not read, and what to do with them.
+_SAVE_AS_CSV = "save each sheet as CSV UTF-8"
+_OTHER_TABLES = {
+    ".xlsx": _SAVE_AS_CSV,
+    ".xls": _SAVE_AS_CSV,
+    ".ods": _SAVE_AS_CSV,
+    ".tsv": "name it .csv: tabs are recognised",
+    ".ndjson": "name it .jsonl",
+    ".zip": "unpack it",
+}
 _SAVED_MARKERS = ("dataset_dict.json", "state.json")
 
 
@@ -128,7 +138,10 @@ def _locate_one(source: str, key: str) -> list[Location]:
         return _locate_folder(path, key)
     if path.is_file():
         if suffix_of(path) not in SUFFIXES:
-            raise UserError(f"{key}: {path} has the unknown suffix {path.suffix!r}; known are {', '.join(SUFFIXES)}")
+            raise UserError(
+                f"{key}: {path} has the unknown suffix {path.suffix!r}; known are {', '.join(SUFFIXES)}",
+                hint=_OTHER_TABLES.get(path.suffix.lower()),
+            )
         return [Location("file", str(path))]
     # A path that starts in an existing folder, or ends like a file, was meant as a file.
     if _HUB_ID.match(source) and suffix_of(path) not in SUFFIXES and not path.parent.is_dir():
@@ -139,13 +152,16 @@ def _locate_one(source: str, key: str) -> list[Location]:
 def _locate_folder(folder: Path, key: str) -> list[Location]:
     if any((folder / marker).is_file() for marker in _SAVED_MARKERS):
         return [Location("saved", str(folder))]
-    files = [
+    everything = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and suffix_of(path) in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
+    for path in everything:
+        # A note may lie beside the data; a table left out would be a client left out, and nobody would know.
+        if (hint := _OTHER_TABLES.get(path.suffix.lower())) is not None:
+            raise UserError(f"{key}: {path} would be left out: {path.suffix} files are not read", hint=hint)
+    files = [path for path in everything if suffix_of(path) in SUFFIXES]
     if not files:
         raise UserError(f"{key}: the folder {folder} holds no file with a suffix of {', '.join(SUFFIXES)}")
     return [Location("file", str(path)) for path in files]
@@ -153,12 +169,20 @@ def _locate_folder(folder: Path, key: str) -> list[Location]:
 
 def _missing(path: Path, key: str) -> UserError:
     if not path.parent.is_dir():
-        return UserError(f"{key}: no such file: {path}", hint=f"the folder {path.parent} does not exist")
+        seen = "" if path.is_absolute() else f", seen from the current folder {Path.cwd()}"
+        return UserError(f"{key}: no such file: {path}", hint=f"the folder {path.parent} does not exist{seen}")
     names = {other.name: str(path.parent / other.name) for other in path.parent.iterdir()}
+    if "," in path.name:
+        parts = ", ".join(part.strip() for part in str(path).split(","))
+        return UserError(f"{key}: no such file: {path}", hint=f"several files are a list: [{parts}]")
     if len(path.parts) == 1:
         names[POCKET_TASKS] = POCKET_TASKS
     close = nearest(path.name, names)
-    return UserError(f"{key}: no such file: {path}", hint=f"did you mean {names[close]}?" if close else None)
+    hint = f"did you mean {names[close]}?" if close else None
+    if hint is None and not path.is_absolute():
+        # Also of a finished run that is looked at from elsewhere.
+        hint = f"it is looked for in the current folder, {Path.cwd()}"
+    return UserError(f"{key}: no such file: {path}", hint=hint)
 
 
 def _read(location: Location, seed: int, key: str) -> Iterator[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -12,6 +13,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from fedloom.data.control_tokens import ControlTokens, unmark
 from fedloom.data.conversation import Message
 from fedloom.errors import UserError, nearest, unknown_name
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATE_NAMES = ("alpaca", "chat", "plain")
+# An answer that no template writes of its own.
+_PROBE = "\ue000"
 _JINJA_SUFFIXES = (".jinja", ".jinja2", ".j2")
 
 # Stanford Alpaca's train.py, word for word.
@@ -32,14 +36,24 @@ _ALPACA_WITHOUT_INPUT = (
 
 
 class Segment(NamedTuple):
-    """A stretch of text, and whether the model learns to write it."""
+    """A stretch of text, and whether the model learns to write it.
+
+    Where a record spells out a control token, the text holds it marked (see `ControlTokens.mark`).
+    """
 
     text: str
     trained: bool
 
 
 class Template(ABC):
-    """Turns conversations into text; answers, with the token that ends them, are what is trained."""
+    """Turns conversations into text; answers, with the token that ends them, are what is trained.
+
+    Args:
+        tokenizer: its control tokens are the template's to write, never a record's.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._control = ControlTokens(tokenizer)
 
     def segments(self, messages: Sequence[Message]) -> list[Segment]:
         """Phrase a conversation as stretches of text.
@@ -53,7 +67,7 @@ class Template(ABC):
         Raises:
             UserError: where the template cannot phrase this conversation.
         """
-        return _joined(self._turns(messages))
+        return _joined(self._turns([self._marked(message) for message in messages]))
 
     def prompt_segments(self, messages: Sequence[Message]) -> list[Segment]:
         """Phrase a conversation up to where the model is to answer, in the stretches training reads.
@@ -76,8 +90,12 @@ class Template(ABC):
         return turns[:last]
 
     def prompt(self, messages: Sequence[Message]) -> str:
-        """Phrase what an answer is generated from (see `prompt_segments`)."""
-        return "".join(segment.text for segment in self.prompt_segments(messages))
+        """Phrase what an answer is generated from (see `prompt_segments`), as it reads: without marks."""
+        return unmark("".join(segment.text for segment in self.prompt_segments(messages)))
+
+    def _marked(self, message: Message) -> Message:
+        mark = self._control.mark
+        return replace(message, content=mark(message.content), context=mark(message.context))
 
     @abstractmethod
     def _turns(self, messages: Sequence[Message]) -> list[Segment]:
@@ -87,8 +105,9 @@ class Template(ABC):
 class _WordedTemplate(Template):
     """A template whose wording is ours; the tokenizer's end-of-text token ends each answer."""
 
-    def __init__(self, end_token: str) -> None:
-        self._end_token = end_token
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(tokenizer)
+        self._end_token = str(tokenizer.eos_token)
 
     def _turns(self, messages: Sequence[Message]) -> list[Segment]:
         segments = []
@@ -145,7 +164,8 @@ class PlainTemplate(_WordedTemplate):
 class _RenderedTemplate(Template):
     """A template under the contract of chat templates: messages, add_generation_prompt -> text."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(tokenizer)
         self._name = name
 
     def _turns(self, messages: Sequence[Message]) -> list[Segment]:
@@ -160,10 +180,21 @@ class _RenderedTemplate(Template):
             closed = self._render(messages[: place + 1], False)
             self._require_prefix(written, opened, place)
             self._require_prefix(opened, closed, place + 1)
-            segments.append(Segment(opened[len(written) :], False))
-            segments.extend(_answer_segments(closed[len(opened) :], message.content))
+            header = self._header(messages[:place], opened, closed, message.content)
+            segments.append(Segment(opened[len(written) :] + header, False))
+            segments.extend(_answer_segments(closed[len(opened) + len(header) :], message.content))
             written = closed
         return segments
+
+    def _header(self, before: Sequence[Message], opened: str, closed: str, answer: str) -> str:
+        """What a template that ignores add_generation_prompt writes before an answer: no model has to write it."""
+        body = closed[len(opened) :]
+        if body.lstrip().startswith(answer.strip()) or opened != self._render(before, False):
+            return ""
+        # Not looked for by the answer's own words, which may be those of the header.
+        probe = self._render([*before, Message("assistant", _PROBE)], False)[len(opened) :]
+        header = probe.partition(_PROBE)[0]
+        return header if header.strip() and body.startswith(header) else ""
 
     @abstractmethod
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
@@ -182,7 +213,7 @@ class ChatTemplate(_RenderedTemplate):
     """The chat template a tokenizer brings along."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__("the tokenizer's chat template")
+        super().__init__("the tokenizer's chat template", tokenizer)
         self._tokenizer = tokenizer
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
@@ -216,7 +247,7 @@ class JinjaTemplate(_RenderedTemplate):
     """
 
     def __init__(self, path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__(f"the template {path}")
+        super().__init__(f"the template {path}", tokenizer)
         # The settings chat templates are written for (see transformers' apply_chat_template).
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationBlock]
@@ -292,7 +323,7 @@ def load_template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
             f"data.template: {name} ends answers with the tokenizer's eos token, and this tokenizer has none",
             hint="use chat, or the path of a Jinja file",
         )
-    return {"alpaca": AlpacaTemplate, "plain": PlainTemplate}[name](tokenizer.eos_token)
+    return {"alpaca": AlpacaTemplate, "plain": PlainTemplate}[name](tokenizer)
 
 
 def _answer_segments(body: str, answer: str) -> list[Segment]:

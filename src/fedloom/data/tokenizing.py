@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloom.data.templates import Segment
+from fedloom.data.control_tokens import ControlTokens, encode_marked, is_marked
+from fedloom.data.conversation import Message
+from fedloom.data.templates import Segment, Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,6 +35,7 @@ class Tokenized:
         offsets: [examples + 1] int64, where each example starts.
         kept: [examples] int64, which of the given examples these are; the others are dropped.
         truncated: how many of the kept examples were cut to the longest length allowed.
+        spelt_out: how many of the kept examples spell a control token out, which stays text.
     """
 
     tokens: NDArray[np.int64]
@@ -40,6 +43,7 @@ class Tokenized:
     offsets: NDArray[np.int64]
     kept: NDArray[np.int64]
     truncated: int
+    spelt_out: int
 
 
 class SegmentTokenizer:
@@ -66,6 +70,7 @@ class SegmentTokenizer:
 
         Returns:
             For each example and segment, its token ids; the first has the tokenizer's opening tokens.
+            A control token that a record spells out is text.
         """
         texts = [
             _LEAD + segment.text if place and self._adds_space else segment.text
@@ -91,7 +96,10 @@ class SegmentTokenizer:
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return [list(ids) for ids in encoded["input_ids"]]
+        return [
+            encode_marked(text, self._tokenizer) if is_marked(text) else list(ids)
+            for text, ids in zip(texts, encoded["input_ids"], strict=True)
+        ]
 
 
 def tokenize(examples: Iterable[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Tokenized:
@@ -111,7 +119,7 @@ def tokenize(examples: Iterable[Sequence[Segment]], tokenizer: PreTrainedTokeniz
     trained: list[NDArray[np.bool_]] = []
     lengths: list[int] = []
     kept: list[int] = []
-    truncated, start = 0, 0
+    truncated, spelt_out, start = 0, 0, 0
     waiting = iter(examples)
     while batch := list(islice(waiting, EXAMPLES_PER_BATCH)):
         ids_of_batch: list[int] = []
@@ -122,6 +130,7 @@ def tokenize(examples: Iterable[Sequence[Segment]], tokenizer: PreTrainedTokeniz
             if not mask[1:max_tokens].any():
                 continue
             truncated += len(ids) > max_tokens
+            spelt_out += any(is_marked(segment.text) for segment in segments)
             ids_of_batch.extend(ids[:max_tokens])
             masks.append(mask[:max_tokens])
             lengths.append(len(masks[-1]))
@@ -137,6 +146,7 @@ def tokenize(examples: Iterable[Sequence[Segment]], tokenizer: PreTrainedTokeniz
         offsets=np.cumsum([0, *lengths], dtype=np.int64),
         kept=np.array(kept, dtype=np.int64),
         truncated=int(truncated),
+        spelt_out=spelt_out,
     )
 
 
@@ -152,6 +162,25 @@ def tokenize_prompt(segments: Sequence[Segment], tokenizer: PreTrainedTokenizerB
     """
     pieces = SegmentTokenizer(tokenizer)([segments])[0]
     return np.array([token for piece in pieces for token in piece], dtype=np.int64)
+
+
+def end_tokens(template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Find what an answer ends with: the tokenizer's eos token and, where it is another, the template's own.
+
+    Args:
+        template: phrases conversations.
+        tokenizer: of the base model.
+
+    Returns:
+        Token ids, none twice; empty where neither has one.
+    """
+    messages = [Message("user", "x"), Message("assistant", "x")]
+    answer = next(segment for segment in reversed(template.segments(messages)) if segment.trained)
+    last = SegmentTokenizer(tokenizer)([[answer]])[0][0][-1]
+    ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    if last not in ends and last in ControlTokens(tokenizer).ids:
+        ends.append(last)
+    return ends
 
 
 def _ids_before_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:

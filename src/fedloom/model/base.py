@@ -47,7 +47,7 @@ def resolve_base(base: str) -> str:
     """
     if base == "pocket":
         return str(POCKET)
-    path = Path(base)
+    path = Path(base).expanduser()
     if path.is_dir():
         _check_folder(path, base)
         return str(path)
@@ -60,6 +60,8 @@ def resolve_base(base: str) -> str:
             names["pocket"] = "pocket"
         close = nearest(path.name, names)
         hint = f"did you mean {names[close]}?" if close else "a folder, a hub id owner/name, or pocket"
+        if not close and not path.is_absolute():
+            hint += f"; folders are looked for in the current one, {Path.cwd()}"
         raise UserError(f"model.base: no such folder: {base!r}", hint=hint)
     return base
 
@@ -80,7 +82,7 @@ def loading(config: ModelConfig, what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # transformers, its parsers and its hub client share no class of errors
-        is_folder = config.base == "pocket" or Path(config.base).is_dir()
+        is_folder = config.base == "pocket" or Path(config.base).expanduser().is_dir()
         where = "" if is_folder else ", which is no folder here, from the hub"
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,41 +13,7 @@ from pydantic import BaseModel, ValidationError
 from fedloom.errors import UserError, nearest, unknown_name
 from fedloom.recipe.schema import Recipe
 from fedloom.recipe.shipped import shipped_recipes
-
-
-class _RecipeYaml(yaml.SafeLoader):
-    """YAML 1.1 with the two fixes a recipe needs: 1e-3 is a number, and a repeated key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                break  # the base class says so, with the line
-            if key in seen:
-                problem = f"the key {key!r} appears twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_RecipeYaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    # SafeLoader reads 1e-3 (no dot) as a string; JSON and people read it as a number.
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_RecipeYaml)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"{where}{place}: not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
+from fedloom.recipe.yaml_text import parse_yaml, reads_as_number
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -71,7 +37,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise UserError(f"recipe: {path} is not a UTF-8 text file") from None
-        values = _parse_yaml(text, str(path))
+        values = parse_yaml(text, str(path))
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -141,7 +107,7 @@ def parse_recipe(text: str) -> Recipe:
     Returns:
         The recipe.
     """
-    return validate_recipe(_parse_yaml(text, "recipe"))
+    return validate_recipe(parse_yaml(text, "recipe"))
 
 
 def _with_override(values: dict[str, Any], override: str) -> dict[str, Any]:
@@ -149,7 +115,9 @@ def _with_override(values: dict[str, Any], override: str) -> dict[str, Any]:
     key = key.strip()
     if not equals or not key:
         raise UserError(f"--set {override!r}: expected KEY=VALUE, e.g. local.learning_rate=1e-4")
-    value = _parse_yaml(text, f"--set {key}")
+    if not text.strip():
+        raise UserError(f"--set {key}=: needs a value", hint="null stands for none, '' for the empty text")
+    value = parse_yaml(text, f"--set {key}")
     result = dict(values)
     section = result
     parts = key.split(".")
@@ -194,7 +162,9 @@ def _explain(error: ValidationError) -> UserError:
     context = detail.get("ctx", {})
     if kind == "extra_forbidden":
         allowed = _allowed_keys(location[:-1], detail["loc"])
-        close = nearest(str(location[-1]), allowed)
+        # The names that transformers and PEFT have for the same come first: they are seldom near in spelling.
+        elsewhere = _NAMES_ELSEWHERE.get(str(location[-1]))
+        close = elsewhere if elsewhere in allowed else nearest(str(location[-1]), allowed)
         hint = f"did you mean {close!r}?" if close else None
         return UserError(f"{key}: unknown key; allowed here: {', '.join(allowed)}", hint=hint)
     if kind == "union_tag_invalid":
@@ -216,11 +186,45 @@ def _explain(error: ValidationError) -> UserError:
     literals = [d["ctx"]["expected"].strip("'") for d in union if d["type"] == "literal_error"]
     close = nearest(value, literals) if isinstance(value, str) else None
     hint = f"did you mean {close!r}?" if close else None
+    return UserError(f"{key}: {_shown(value)} is not {wanted}", hint=hint or _spelling_hint(value, union, location))
+
+
+def _spelling_hint(value: Any, union: Sequence[Any], key: Sequence[int | str]) -> str | None:
+    """What was probably meant by a value of the wrong type."""
+    kinds = {detail["type"] for detail in union}
     if value is None:
-        hint = "give it a value, or leave the key out to take its default"
-    return UserError(f"{key}: {_shown(value)} is not {wanted}", hint=hint)
+        return "give it a value, or leave the key out to take its default"
+    if "string_type" in kinds and isinstance(value, bool | int | float | date):
+        return "put it in quotes: YAML reads yes, no, numbers and dates as such"
+    if isinstance(value, str) and kinds & {"int_type", "float_type"} and reads_as_number(value):
+        return "leave the quotes out"
+    if isinstance(value, str) and "list_type" in kinds:
+        return f"write [{', '.join(part.strip() for part in value.split(','))}]"
+    if isinstance(value, str) and union[0]["type"] in {"model_type", "model_attributes_type"}:
+        keys = _allowed_keys(key, union[0]["loc"])
+        return f"write {{kind: {value}, ...}}" if "kind" in keys else None
+    return None
 
 
+_NAMES_ELSEWHERE = {
+    "lr": "learning_rate",
+    "r": "rank",
+    "lora_r": "rank",
+    "lora_rank": "rank",
+    "lora_alpha": "alpha",
+    "target_modules": "targets",
+    "torch_dtype": "dtype",
+    "model_name_or_path": "base",
+    "per_device_train_batch_size": "batch_size",
+    "num_train_epochs": "epochs",
+    "max_steps": "steps",
+    "optim": "optimizer",
+    "lr_scheduler_type": "schedule",
+    "max_grad_norm": "max_gradient_norm",
+    "max_length": "max_tokens",
+    "max_seq_length": "max_tokens",
+    "num_rounds": "rounds",
+}
 _WANTED = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -249,6 +253,8 @@ def _wanted(detail: Any, location: Sequence[int | str]) -> str:
 
 def _shown(value: Any) -> str:
     words = {None: "null", True: "true", False: "false"}
+    if isinstance(value, date):
+        return str(value)
     return words[value] if value is None or isinstance(value, bool) else repr(value)
 
 
