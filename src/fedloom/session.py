@@ -260,5 +260,7 @@ def check_same_data(data: FederatedData, directory: Path) -> None:
 
 
 def _fingerprints(directory: Path) -> dict[str, str]:
-    found: dict[str, str] = read_events(directory / EVENTS)[0][FINGERPRINTS]
+    found: dict[str, str] | None = read_events(directory / EVENTS)[0].get(FINGERPRINTS)
+    if found is None:
+        raise UserError(f"{directory}: begun by a Fedloom that kept no fingerprints of the base model and the data")
     return found
