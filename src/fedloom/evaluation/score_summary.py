@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedloom.evaluation.scoring import Scores
+from fedloom.statistics import gini, worst_decile
 
 Result = dict[str, Any]
 # Above so many clients nobody reads them one by one, and every event and checkpoint would carry them.
@@ -63,9 +64,9 @@ class ScoreSummary:
         if self.exact_match:
             block["accuracy"] = float(np.mean(self._accuracies))
         if len(self) > 1:
-            block |= _spread("loss", np.sort(self._losses)[::-1])
+            block |= _spread("loss", self._losses)
             if self.exact_match:
-                block |= _spread("accuracy", np.sort(self._accuracies))
+                block |= _spread("accuracy", self._accuracies)
         return block | {"examples": self._examples[0] if self._same_examples else sum(self._examples)}
 
     def single(self, place: int) -> Result:
@@ -104,9 +105,10 @@ class ScoreSummary:
         }
 
 
-def _spread(measure: str, worst_first: np.ndarray) -> Result:
-    """The deviation over sets, and the mean over the tenth of them that fare worst (one at least)."""
+def _spread(measure: str, values: Sequence[float]) -> Result:
+    """How unevenly sets fare: deviation, mean over the worst tenth, Gini coefficient (None where all are zero)."""
     return {
-        f"{measure}_spread": float(np.std(worst_first)),
-        f"{measure}_worst_decile": float(np.mean(worst_first[: -(-len(worst_first) // 10)])),
+        f"{measure}_spread": float(np.std(values)),
+        f"{measure}_worst_decile": worst_decile(values, higher_is_better=measure == "accuracy"),
+        f"{measure}_gini": gini(values),
     }

@@ -119,7 +119,7 @@ class Record:
         return self._curves(lambda run, arm: {at: result.get(measure) for at, result in run.evaluations(arm).items()})
 
     def _curves(self, pick: Callable[[Run, str], Mapping[int, float | None]]) -> list[Curve]:
-        drawn = [Curve(arm=arm, points=_merge([pick(run, arm) for run in self.runs])) for arm in ARMS]
+        drawn = [Curve(arm=arm, points=merge_seeds([pick(run, arm) for run in self.runs])) for arm in ARMS]
         return [curve for curve in drawn if curve.points]
 
 
@@ -179,8 +179,15 @@ def _results_so_far(runs: Sequence[Run]) -> dict[str, Result]:
     return {arm: average_results(results) for arm, results in by_arm.items() if results}
 
 
-def _merge(seeds: Sequence[Mapping[int, float | None]]) -> tuple[Point, ...]:
-    """Mean, lowest and highest at the rounds that every seed with any data has reached."""
+def merge_seeds(seeds: Sequence[Mapping[int, float | None]]) -> tuple[Point, ...]:
+    """One curve of several seeds.
+
+    Args:
+        seeds: the values of each seed, by round.
+
+    Returns:
+        Mean, lowest and highest at the rounds that every seed with any data has reached.
+    """
     known = [{at: value for at, value in seed.items() if value is not None} for seed in seeds]
     known = [seed for seed in known if seed]
     if not known:

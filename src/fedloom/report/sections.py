@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from fedloom.report import units
 from fedloom.report.bar_charts import bar, stacked_bar
-from fedloom.report.line_chart import WIDTH, line_chart
+from fedloom.report.line_chart import WIDTH, line_chart, thinned
 from fedloom.report.record import Curve, Record, Run
 from fedloom.report.results import ARMS, TEST_SETS, columns, score
 
@@ -36,6 +36,8 @@ TEST_SET_MEANINGS = {
 }
 BYTES_PER_VALUE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
+MOST_TABLE_ROWS = 40
+
 Written = Callable[[float | None], str]
 
 
@@ -58,6 +60,7 @@ class Table:
     headings: list[str]
     rows: list[tuple[str, str, list[str]]]  # arm (its colour), heading, cells
     notes: list[str]
+    first: str = ""  # the heading of the rows' headings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,7 @@ class Chart:
     note: str
     svg: Markup
     wide: Markup  # of the first chart, where an odd number would leave a gap
+    table: Table  # the same numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,9 +212,28 @@ def curves(record: Record) -> tuple[list[Chart], list[tuple[str, str]]]:
         alone = not charts and len(wanted) % 2 == 1
         svg = line_chart(drawn, NAMES, title, text, axis_text)
         wide = line_chart(drawn, NAMES, title, text, axis_text, width=2.15 * WIDTH) if alone else Markup("")
-        charts.append(Chart(title=title, note=note, svg=svg, wide=wide))
+        charts.append(Chart(title=title, note=note, svg=svg, wide=wide, table=curve_table(drawn, NAMES, text)))
     arms = {curve.arm for _, _, drawn, _, _ in wanted for curve in drawn}
     return charts, [(arm, NAMES[arm]) for arm in ARMS if arm in arms]
+
+
+def curve_table(drawn: Sequence[Curve], names: Mapping[str, str], text: Written) -> Table:
+    """The numbers of a chart of curves, for those who don't see it.
+
+    Args:
+        drawn: the curves.
+        names: what to call each.
+        text: how to write a value.
+
+    Returns:
+        A row for every round with data, of long runs a selection.
+    """
+    values = {curve.arm: {point.x: point.mean for point in curve.points} for curve in drawn}
+    stops = sorted({at for points in values.values() for at in points})
+    shown = thinned(stops, MOST_TABLE_ROWS)
+    rows = [("", str(at), [text(points.get(at)) for points in values.values()]) for at in shown]
+    notes = [f"{len(shown)} of {len(stops)} rounds."] if len(shown) < len(stops) else []
+    return Table(groups=[], headings=[names[arm] for arm in values], rows=rows, notes=notes, first="round")
 
 
 def traffic(record: Record) -> list[tuple[str, str]]:
