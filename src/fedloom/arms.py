@@ -112,6 +112,7 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             versions=versions,
             missing=participants.missing,
             simulated_seconds=participants.seconds,
+            simulated_waiting_seconds=participants.waiting,
         )
 
     def evaluate(adapter: Tensors, done: int) -> dict[str, Any]:

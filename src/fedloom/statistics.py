@@ -9,6 +9,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
+QUANTILES = {
+    "min": 0.0,
+    "tenth": 0.1,
+    "quarter": 0.25,
+    "median": 0.5,
+    "three_quarters": 0.75,
+    "nine_tenths": 0.9,
+    "max": 1.0,
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,19 @@ def gini(values: ArrayLike) -> float | None:
     weights = 2.0 * np.arange(1, count + 1) - count - 1
     # Rounding must not make equal values unequal in the wrong direction.
     return max(0.0, float(weights @ ordered) / (count * total))
+
+
+def quantiles(values: ArrayLike) -> dict[str, float]:
+    """How values spread.
+
+    Args:
+        values: [n] at least one.
+
+    Returns:
+        For each of `QUANTILES` the value that so many do not exceed; always one of the values.
+    """
+    found = np.quantile(np.asarray(values, dtype=np.float64), list(QUANTILES.values()), method="nearest")
+    return dict(zip(QUANTILES, found.tolist(), strict=True))
 
 
 def worst_decile(values: ArrayLike, higher_is_better: bool) -> float:

@@ -9,20 +9,11 @@ from typing import Any
 import numpy as np
 
 from fedloom.evaluation.scoring import Scores
-from fedloom.statistics import gini, worst_decile
+from fedloom.statistics import gini, quantiles, worst_decile
 
 Result = dict[str, Any]
 # Above so many clients nobody reads them one by one, and every event and checkpoint would carry them.
 LISTED_CLIENTS = 1000
-QUANTILES = {
-    "min": 0.0,
-    "tenth": 0.1,
-    "quarter": 0.25,
-    "median": 0.5,
-    "three_quarters": 0.75,
-    "nine_tenths": 0.9,
-    "max": 1.0,
-}
 
 
 class ScoreSummary:
@@ -81,12 +72,7 @@ class ScoreSummary:
         measures = {"loss": self._losses}
         if self.exact_match:
             measures["accuracy"] = self._accuracies
-        return {
-            measure: dict(
-                zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), method="nearest").tolist(), strict=True)
-            )
-            for measure, values in measures.items()
-        }
+        return {measure: quantiles(values) for measure, values in measures.items()}
 
     def by_category(self, categories: Sequence[str]) -> Result:
         """Accuracy by category.

@@ -91,9 +91,7 @@ def interval_row(
     parts = [
         _grid(axis),
         *(
-            Markup('<line class="reference {}" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>').format(
-                one, x=axis.place(value)
-            )
+            Markup('<line class="reference {}" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>').format(one, x=axis.place(value))
             for one, value in references
         ),
     ]

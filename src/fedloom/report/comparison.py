@@ -45,10 +45,11 @@ def render(comparison: Comparison) -> str:
     cells = content["cells"]
     return render_page(
         "comparison.html.jinja",
-        [*numbered_series(len(comparison.entries)), ARM_SERIES[0]],
+        [*numbered_series([one.arm for one in comparison.entries]), ARM_SERIES["base"]],
         kind="comparison",
         name=content["name"],
         began="",
+        ended="",
         running="" if content["finished"] else f"Not finished: {cells['done']} of {cells['planned']} runs done",
         summary=comparison_summary(comparison),
         facts=sections.facts(comparison),

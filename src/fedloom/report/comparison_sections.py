@@ -11,14 +11,15 @@ from fedloom.report import units
 from fedloom.report.axis_rows import Axis, axis_of, interval_row, scale_row
 from fedloom.report.comparison_record import Comparison, Entry, Number, paired
 from fedloom.report.fairness import ClientScores, Fairness, Group, fairness
-from fedloom.report.line_chart import line_chart
+from fedloom.report.line_chart import WIDTH, line_chart
 from fedloom.report.record import Curve, Point
 from fedloom.report.scatter_chart import Dot, scatter_chart
-from fedloom.report.sections import Chart, Written, curve_table
+from fedloom.report.sections import Chart, Switch, Written, curve_table
 from fedloom.statistics import Interval
 
 # More curves than these are hard to tell apart: the others wait to be switched on.
 MOST_SHOWN = 8
+LONGEST_HEADING = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +52,6 @@ class ScoreRow:
     chart: Markup
     text: str
     interval: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Switch:
-    """A curve that can be switched on and off."""
-
-    style: str
-    name: str
-    shown: bool
 
 
 def measure_name(comparison: Comparison) -> str:
@@ -107,9 +99,10 @@ def main_table(comparison: Comparison) -> tuple[list[str], list[Row]]:
         for arm in ("local", "centralized")
         if any(comparison.baseline(one, arm) is not None for one in comparison.variants)
     ]
+    reference = str(comparison.content["reference"])
     headings = [
         comparison.measure,
-        f"against {comparison.content['reference']}",
+        f"against {reference if len(reference) <= LONGEST_HEADING else 'the reference'}",
         *(f"against {arm}" for arm in arms),
         "time",
         "traffic",
@@ -201,16 +194,20 @@ def curves(comparison: Comparison) -> list[Chart]:
         ("Test loss", "loss", lambda one: one.curve("loss")),
         ("Training loss", "loss", lambda one: one.training()),
     ]
-    charts = []
-    for title, measure, pick in wanted:
-        drawn = [Curve(arm=one.style, points=points) for one in comparison.entries if (points := pick(one))]
-        if not drawn:
-            continue
+    found = [
+        (title, measure, [Curve(arm=one.style, points=points) for one in comparison.entries if (points := pick(one))])
+        for title, measure, pick in wanted
+    ]
+    found = [chart for chart in found if chart[2]]
+    charts: list[Chart] = []
+    for title, measure, drawn in found:
         text: Written = units.accuracy_text if measure == "accuracy" else units.loss_text
-        svg = line_chart(drawn, names, title, text, _axis_text_of(measure), trained=trained)
+        axis = _axis_text_of(measure)
+        svg, wide = line_chart(drawn, names, title, text, axis, trained=trained), Markup("")
+        if not charts and len(found) % 2 == 1:
+            wide = line_chart(drawn, names, title, text, axis, 2.15 * WIDTH, trained)
         note = "mean of each round" if title == "Training loss" else ""
-        table = curve_table(drawn, names, text)
-        charts.append(Chart(title=title, note=note, svg=svg, wide=Markup(""), table=table))
+        charts.append(Chart(title=title, note=note, svg=svg, wide=wide, table=curve_table(drawn, names, text)))
     return charts
 
 
@@ -224,13 +221,13 @@ def costs(comparison: Comparison) -> list[tuple[str, Markup]]:
         Headings and charts.
     """
     kinds: list[tuple[str, str, Callable[[Entry], Number | None], Written]] = [
-        ("Score against traffic", "bytes of a run, both ways", lambda one: one.traffic, units.bytes_text),
-        ("Score against time", "time of a run", lambda one: one.seconds, units.seconds_text),
+        ("traffic", "bytes", lambda one: one.traffic, units.bytes_text),
+        ("time", "seconds", lambda one: one.seconds, units.seconds_text),
     ]
     ranks = {one.style: str(place) for place, one in enumerate(comparison.ranked(), 1)}
     many = len(comparison.variants) > MOST_SHOWN
     found = []
-    for title, axis, pick, text in kinds:
+    for name, kind, pick, text in kinds:
         dots = [
             Dot(
                 style=one.style,
@@ -245,8 +242,11 @@ def costs(comparison: Comparison) -> list[tuple[str, Markup]]:
             if one.score is not None and (cost := pick(one)) is not None and cost.mean > 0
         ]
         if len(dots) > 1:
+            title = f"Score against {name}"
             label = f"{title}: {', '.join(f'{dot.label} {text(dot.cost)}' for dot in dots)}"
-            found.append((title, scatter_chart(dots, label, axis, text, _axis_text(comparison))))
+            unit, called = units.largest_unit(max(dot.cost for dot in dots), kind)
+            axis = f"{name} of a run, {called}"
+            found.append((title, scatter_chart(dots, label, axis, unit, _axis_text(comparison))))
     return found
 
 
@@ -296,27 +296,20 @@ def notes(comparison: Comparison) -> list[str]:
 
 def settings(comparison: Comparison) -> list[tuple[str, str, str, str]]:
     """What each variant and baseline is: colour, label, settings and the folders of its runs."""
-    return [
-        (
-            one.style,
-            one.label,
-            ", ".join(f"{key} = {value}" for key, value in {**one.settings, **(one.chosen or {})}.items()) or "as the recipe",
-            ", ".join(str(run["folder"]) for run in one.runs if run.get("folder")),
-        )
-        for one in comparison.entries
-    ]
+    found = []
+    for one in comparison.entries:
+        values = ", ".join(f"{key} = {value}" for key, value in {**one.settings, **(one.chosen or {})}.items())
+        folders = ", ".join(str(run["folder"]) for run in one.runs if run.get("folder"))
+        found.append((one.style, one.label, values or "as the recipe", folders))
+    return found
 
 
 def failures(comparison: Comparison) -> list[tuple[str, str, str]]:
     """The runs without a result: what, which seed, why."""
-    return [
-        (one.label, f"seed {run['seed']}", str(run["failed"])) for one in comparison.entries for run in one.failed
-    ]
+    return [(one.label, f"seed {run['seed']}", str(run["failed"])) for one in comparison.entries for run in one.failed]
 
 
-def _score_row(
-    comparison: Comparison, one: Entry, axis: Axis, references: Sequence[tuple[str, float]]
-) -> ScoreRow:
+def _score_row(comparison: Comparison, one: Entry, axis: Axis, references: Sequence[tuple[str, float]]) -> ScoreRow:
     number = one.score
     assert number is not None
     return ScoreRow(
@@ -336,9 +329,7 @@ def _score(comparison: Comparison, one: Entry) -> Cell:
     short_of = sum(value is None for value in one.score.values)
     if short_of:
         interval = f"{interval} ({len(one.score.values) - short_of} of {len(one.score.values)} seeds)".strip()
-    return Cell(
-        text=units.score_text(comparison.measure, one.score.mean), interval=interval, value=one.score.mean
-    )
+    return Cell(text=units.score_text(comparison.measure, one.score.mean), interval=interval, value=one.score.mean)
 
 
 def _difference(comparison: Comparison, difference: Interval | None) -> Cell:

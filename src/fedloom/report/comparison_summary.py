@@ -48,21 +48,22 @@ def _apart(comparison: Comparison, best: Entry, other: Entry) -> str:
 
 
 def _against_baselines(comparison: Comparison, best: Entry) -> list[str]:
-    said = []
+    said, within, count = [], [], 0
     for arm, name in (("local", "each client alone"), ("centralized", "pooled data")):
         baseline = comparison.baseline(best, arm)
         difference = paired(best.score, baseline.score) if baseline is not None else None
         if difference is None:
             continue
-        if difference.low is None:
-            side = "above" if difference.mean > 0 else "below"
-            said.append(f"{_size(comparison, difference)} {side} {name}")
-        elif difference.holds_zero:
-            said.append(f"not told apart from {name} by {difference.count} seeds")
+        if difference.holds_zero:
+            within.append(name)
+            count = difference.count
         else:
             side = "better" if comparison.gain(difference.mean) > 0 else "worse"
             said.append(f"{_size(comparison, difference)} {side} than {name}")
-    return ["It is " + " and ".join(said)] if said else []
+    sentences = [f"{best.label} is " + " and ".join(said)] if said else []
+    if within:
+        sentences.append(f"Its difference to {' and to '.join(within)} is within the 95 % interval over {count} seeds")
+    return sentences
 
 
 def _plain(comparison: Comparison, value: float | None) -> str:

@@ -11,17 +11,8 @@ from markupsafe import Markup
 
 from fedloom.report import units
 from fedloom.report.axis_rows import Axis, axis_of, distribution_row, scale_row
-from fedloom.statistics import gini, worst_decile
+from fedloom.statistics import QUANTILES, gini, quantiles, worst_decile
 
-QUANTILES = {
-    "min": 0.0,
-    "tenth": 0.1,
-    "quarter": 0.25,
-    "median": 0.5,
-    "three_quarters": 0.75,
-    "nine_tenths": 0.9,
-    "max": 1.0,
-}
 HEADINGS = ["mean", "worst decile", "Gini", "lowest", "highest"]
 
 
@@ -109,25 +100,20 @@ def _row(group: Group, spread: Mapping[str, float], measure: str, axis: Axis) ->
     ]
     tip = f"{group.name}\nhalf of the clients: {units.range_text(measure, spread['quarter'], spread['three_quarters'])}"
     chart = distribution_row(axis, group.style, spread, singles, tip)
-    return FairnessRow(
-        style=group.style, name=group.name, chart=chart, cells=list(zip(texts, numbers, strict=True))
-    )
+    return FairnessRow(style=group.style, name=group.name, chart=chart, cells=list(zip(texts, numbers, strict=True)))
 
 
 def _spread(group: Group) -> dict[str, float]:
     """Quantiles over the clients of all seeds; of recorded quantiles, the mean over seeds."""
     pooled = [value for seed in group.seeds for value in seed.scores.values()]
     if pooled:
-        found = np.quantile(pooled, list(QUANTILES.values()), method="nearest").tolist()
-        return dict(zip(QUANTILES, found, strict=True))
+        return quantiles(pooled)
     recorded = [seed.quantiles for seed in group.seeds if seed.quantiles]
     return {name: statistics.fmean(one[name] for one in recorded) for name in QUANTILES} if recorded else {}
 
 
 def _mean(group: Group, key: str, compute: Callable[[list[float]], float | None]) -> float | None:
-    found = [
-        compute(list(seed.scores.values())) if seed.scores else seed.recorded.get(key) for seed in group.seeds
-    ]
+    found = [compute(list(seed.scores.values())) if seed.scores else seed.recorded.get(key) for seed in group.seeds]
     known = [value for value in found if value is not None]
     return statistics.fmean(known) if known else None
 
@@ -135,7 +121,7 @@ def _mean(group: Group, key: str, compute: Callable[[list[float]], float | None]
 def _notes(measure: str, most: int, seeds: int) -> list[str]:
     low = "lowest accuracies" if measure == "accuracy" else "highest losses"
     notes = [
-        f"{measure.capitalize()} of every client on its own test. The line reaches from the lowest to the highest client, "
+        f"{measure.capitalize()} of every client on its own test. The line reaches from the lowest to the highest, "
         "the pale box holds the middle 80 %, the darker one the middle half, and the bar is the median.",
         f"Worst decile: mean over the tenth of the clients with the {low} (arXiv:1905.10497). "
         f"Gini: of the clients' {'accuracies' if measure == 'accuracy' else 'losses'}, 0 where all are equal "

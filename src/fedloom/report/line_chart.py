@@ -99,6 +99,7 @@ def line_chart(
     axis_text: Formatter,
     width: float = WIDTH,
     trained: Container[str] = ("federated",),
+    zero: bool = False,
 ) -> Markup:
     """Curves over rounds, with a band from the lowest to the highest seed where seeds differ.
 
@@ -110,6 +111,7 @@ def line_chart(
         axis_text: how to write a round value beside the axis.
         width: the width of the drawing, which is scaled as a whole to the space on the page.
         trained: the arms that are no level even where they have a single point.
+        zero: whether the vertical axis begins at zero.
 
     Returns:
         An SVG element; empty if there is nothing to draw.
@@ -117,7 +119,8 @@ def line_chart(
     if not curves:
         return Markup("")
     points = [point for curve in curves for point in curve.points]
-    levels = ticks(min(point.low for point in points), max(point.high for point in points))
+    lowest = 0.0 if zero else min(point.low for point in points)
+    levels = ticks(lowest, max(point.high for point in points))
     last = max(1, *(point.x for point in points))
     first = min(last - 1, *(point.x for point in points))
     frame = Frame(width=width, first=first, last=last, low=levels[0], high=levels[-1])

@@ -1,8 +1,9 @@
-"""The frame of Fedloom's pages: one HTML file each that needs nothing else, to open offline, keep and send to others."""
+"""The frame of Fedloom's pages: HTML files that need nothing else, to open offline, keep and send to others."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +11,16 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-# Colours that stay apart for most eyes, by themselves and against both backgrounds: light and dark page.
+# Colours that stay apart, against a light and a dark page; without those of the base model and of the baselines.
 PALETTE = (
     ("#1f5fd0", "#6ea0ff"),
-    ("#c9541a", "#f58a52"),
-    ("#138a6b", "#3cc49c"),
-    ("#8a4fc4", "#b98ae8"),
-    ("#b8860b", "#e3b341"),
     ("#c2347f", "#f07ab5"),
+    ("#7d3fc0", "#b98ae8"),
     ("#1787a6", "#4cc4e6"),
-    ("#5f7d1f", "#a3c44f"),
-    ("#7a5340", "#c79a83"),
-    ("#5a6b7d", "#a3b3c4"),
+    ("#7a7a12", "#c9c94a"),
+    ("#c0392f", "#f5857b"),
+    ("#7a5340", "#cfa48d"),
+    ("#4a5b70", "#a3b3c4"),
 )
 # Beyond the palette's length its colours come again, dashed.
 DASHES = ("", "7 4", "2 4", "10 3 2 3")
@@ -44,28 +43,36 @@ class Series:
     dash: str = ""
 
 
-ARM_SERIES = (
-    Series("base", "#848f9c", "#7d8998"),
-    Series("local", "#d2760f", "#f0a040"),
-    Series("federated", "#1f5fd0", "#6ea0ff"),
-    Series("fine_tuned", "#8a4fc4", "#b98ae8"),
-    Series("centralized", "#138a6b", "#3cc49c"),
-)
+ARM_SERIES = {
+    "base": Series("base", "#848f9c", "#7d8998"),
+    "local": Series("local", "#d2760f", "#f0a040"),
+    "federated": Series("federated", "#1f5fd0", "#6ea0ff"),
+    "personal": Series("personal", "#c2347f", "#f07ab5"),
+    "fine_tuned": Series("fine_tuned", "#8a4fc4", "#b98ae8"),
+    "centralized": Series("centralized", "#138a6b", "#3cc49c"),
+}
 
 
-def numbered_series(count: int) -> list[Series]:
-    """Series s0, s1, ... that can be told apart.
+def numbered_series(arms: Sequence[str]) -> list[Series]:
+    """Series s0, s1, ... that can be told apart: a colour of its own for each variant, that of its arm for a baseline.
 
     Args:
-        count: how many.
+        arms: of each: federated for a variant.
 
     Returns:
         One for each.
     """
-    return [
-        Series(f"s{index}", *PALETTE[index % len(PALETTE)], DASHES[index // len(PALETTE) % len(DASHES)])
-        for index in range(count)
-    ]
+    found, met = [], Counter[str]()
+    for index, arm in enumerate(arms):
+        before, met[arm] = met[arm], met[arm] + 1
+        if arm == "federated":
+            light, dark = PALETTE[before % len(PALETTE)]
+            dash = DASHES[before // len(PALETTE) % len(DASHES)]
+        else:
+            light, dark = ARM_SERIES[arm].light, ARM_SERIES[arm].dark
+            dash = DASHES[(before + 1) % len(DASHES)]
+        found.append(Series(f"s{index}", light, dark, dash))
+    return found
 
 
 def render_page(template: str, series: Sequence[Series], **values: Any) -> str:

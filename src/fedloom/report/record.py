@@ -110,6 +110,10 @@ class Record:
         values = [value for value in map(pick, self.runs) if value is not None]
         return statistics.fmean(values) if values else None
 
+    def by_round(self, pick: Callable[[Event], float | None]) -> tuple[Point, ...]:
+        """A number of every federated round, over seeds."""
+        return merge_seeds([{at: pick(event) for at, event in run.rounds("federated").items()} for run in self.runs])
+
     def training_curves(self) -> list[Curve]:
         """The training loss by round of every arm that trained."""
         return self._curves(lambda run, arm: {at: event.get("loss") for at, event in run.rounds(arm).items()})

@@ -39,22 +39,20 @@ class Dot:
     tip: str
 
 
-def scatter_chart(
-    dots: Sequence[Dot], label: str, axis: str, cost_text: Formatter, score_text: Formatter
-) -> Markup:
+def scatter_chart(dots: Sequence[Dot], label: str, axis: str, unit: float, score_text: Formatter) -> Markup:
     """Dots with intervals; names beside them where they don't cover each other.
 
     Args:
         dots: at least one.
         label: a description for screen readers.
         axis: what the horizontal axis shows.
-        cost_text: how to write a cost.
+        unit: in which its numbers are.
         score_text: how to write a score beside the axis.
 
     Returns:
         An SVG element.
     """
-    costs = [dot.cost for dot in dots]
+    costs = [dot.cost / unit for dot in dots]
     logarithmic = max(costs) > WIDE * min(costs)
     marks = _decades(min(costs), max(costs)) if logarithmic else ticks(0.0, max(costs), 4)
     ends = [end for dot in dots for end in (dot.low, dot.score, dot.high) if end is not None]
@@ -76,7 +74,7 @@ def scatter_chart(
     ]
     parts += [
         Markup('<text class="tick" x="{}" y="{}" text-anchor="{}">{}</text>').format(
-            short(x(mark)), short(HEIGHT - BOTTOM + 18), "end" if mark == marks[-1] else "middle", cost_text(mark)
+            short(x(mark)), short(HEIGHT - BOTTOM + 18), "middle", f"{mark:g}"
         )
         for mark in marks
     ]
@@ -85,7 +83,7 @@ def scatter_chart(
             short((LEFT + WIDTH - RIGHT) / 2), short(HEIGHT - 4), axis + (", logarithmic" if logarithmic else "")
         )
     )
-    places = [(x(dot.cost), y(dot.score)) for dot in dots]
+    places = [(x(dot.cost / unit), y(dot.score)) for dot in dots]
     for dot, (left, top) in zip(dots, places, strict=True):
         reach = Markup("")
         if dot.low is not None and dot.high is not None:
@@ -115,9 +113,7 @@ def _decades(low: float, high: float) -> list[float]:
 
 def _names(dots: Sequence[Dot], places: Sequence[tuple[float, float]]) -> list[tuple[int, float, float, str]]:
     """Places of the names that fit: beside the dot, to the right or to the left, without covering another name."""
-    taken: list[tuple[float, float, float, float]] = [
-        (left - 5, left + 5, top - 5, top + 5) for left, top in places
-    ]
+    taken: list[tuple[float, float, float, float]] = [(left - 5, left + 5, top - 5, top + 5) for left, top in places]
     found = []
     for index, (left, top) in enumerate(places):
         wide = CHARACTER * len(dots[index].label)

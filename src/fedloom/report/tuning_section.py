@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ def tuning_note(comparison: Comparison) -> str:
     )
 
 
-def at_the_edge(chosen: Mapping[str, Any], tried: list[Mapping[str, Any]]) -> list[str]:
+def at_the_edge(chosen: Mapping[str, Any], tried: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys whose chosen value is the smallest or largest of several numbers tried.
 
     Args:

@@ -49,6 +49,24 @@ def loss_text(value: float | None, deviation: float | None = None) -> str:
     return f"{value:.3f}" if deviation is None else f"{value:.3f} ± {deviation:.3f}"
 
 
+def largest_unit(value: float, kind: str) -> tuple[float, str]:
+    """The unit for an axis that reaches to a value.
+
+    Args:
+        value: the largest, in bytes or seconds.
+        kind: bytes or seconds.
+
+    Returns:
+        How many bytes or seconds it is, and its name.
+    """
+    sizes = (
+        ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
+        if kind == "bytes"
+        else ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+    )
+    return next((one for one in sizes if value >= 2 * one[0]), sizes[-1])
+
+
 def score_text(measure: str, value: float | None) -> str:
     """An accuracy or a loss, as its measure is written."""
     return accuracy_text(value) if measure == "accuracy" else loss_text(value)
