@@ -87,7 +87,7 @@ def extremes(record: Record) -> Table | None:
     """
     measure = _measure(record)
     ours = _spreads(record, "federated", "clients", measure)
-    if len(ours) <= 2 * MOST_NAMED:
+    if len(ours) <= MOST_CLIENT_ROWS:
         return None
     rival = next((arm for arm in ("local", "base") if arm in record.results), None)
     theirs = _spreads(record, rival, "clients", measure) if rival is not None else {}
