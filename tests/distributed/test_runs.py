@@ -34,7 +34,7 @@ def iterate(updates, into):
 fedloom.aggregation.fedavg.fold = iterate
 result = fedloom.run(sys.argv[1], sys.argv[2])
 # One write for the whole line: both processes share this pipe, and print writes the line's end by itself.
-os.write(1, (result.metrics["name"] + "\n").encode())
+os.write(1, (result.metrics["name"] + "\\n").encode())
 """
 
 
