@@ -114,7 +114,7 @@ def comparison(
         )
     return {
         "format": 1,
-        "name": "dolly",
+        "name": "a made-up comparison",
         "measure": measure,
         "test_set": "global",
         "better": "higher" if measure == "accuracy" else "lower",
@@ -135,6 +135,6 @@ def comparison(
         "variants": variants,
         "baselines": baselines,
         "base": {"score": number([0.08 if measure == "accuracy" else 2.42] * seeds)},
-        "recipe": "name: dolly\nfederation:\n  rounds: 40\n",
+        "recipe": "name: made-up\nfederation:\n  rounds: 40\n",
         "versions": {"fedloom": "0.1.0", "torch": "2.13.0"},
     }
