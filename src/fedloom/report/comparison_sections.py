@@ -111,25 +111,16 @@ def main_table(comparison: Comparison) -> tuple[list[str], list[Row]]:
     unscored = [one for one in comparison.variants if one.score is None]
     rows = []
     for one in [*ranked, *unscored, *comparison.baselines]:
-        differences = [] if one is comparison.reference else [paired_to_reference(comparison, one)]
         cells = [_score(comparison, one)]
-        cells += [_difference(comparison, difference) for difference in differences] or [Cell(text="reference")]
+        is_reference = one is comparison.reference
+        cells.append(Cell(text="reference") if is_reference else _difference(comparison, _to_reference(one)))
         for arm in arms:
             baseline = comparison.baseline(one, arm)
             cells.append(_difference(comparison, paired(one.score, baseline.score) if baseline is not None else None))
         cells.append(_cost(one.seconds, units.seconds_text))
         cells.append(_cost(one.traffic, units.bytes_text))
-        rows.append(Row(style=one.style, name=one.label, reference=one is comparison.reference, cells=cells))
+        rows.append(Row(style=one.style, name=one.label, reference=is_reference, cells=cells))
     return headings, rows
-
-
-def paired_to_reference(comparison: Comparison, one: Entry) -> Interval | None:
-    """The difference of a variant or baseline to the reference, as the file has it."""
-    found = one.difference
-    if found is None:
-        return None
-    count = sum(value is not None for value in found.values)
-    return Interval(found.mean, found.low, found.high, count)
 
 
 def score_chart(comparison: Comparison) -> tuple[list[ScoreRow], Markup, list[tuple[str, str]]]:
@@ -349,6 +340,15 @@ def _difference(comparison: Comparison, difference: Interval | None) -> Cell:
         value=difference.mean,
         verdict=verdict,
     )
+
+
+def _to_reference(one: Entry) -> Interval | None:
+    """The difference of a variant or baseline to the reference, as the file has it."""
+    found = one.difference
+    if found is None:
+        return None
+    count = sum(value is not None for value in found.values)
+    return Interval(found.mean, found.low, found.high, count)
 
 
 def _cost(number: Number | None, text: Written) -> Cell:
