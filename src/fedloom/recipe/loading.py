@@ -39,7 +39,19 @@ _RecipeYaml.add_implicit_resolver(
 )
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """Read YAML as recipes are read.
+
+    Args:
+        text: the YAML.
+        where: what the error begins with.
+
+    Returns:
+        The value.
+
+    Raises:
+        UserError: where it is not valid.
+    """
     try:
         return yaml.load(text, Loader=_RecipeYaml)
     except yaml.MarkedYAMLError as error:
@@ -63,22 +75,37 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises:
         UserError: with key, value and what is allowed, where anything is wrong.
     """
-    if isinstance(source, Mapping):
-        values: Any = dict(source)
-    else:
-        path = _recipe_file(source)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"recipe: {path} is not a UTF-8 text file") from None
-        values = _parse_yaml(text, str(path))
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise UserError(f"recipe: expected a mapping of keys, got {type(values).__name__}")
+    values = read_recipe(source)
     for override in overrides:
         values = _with_override(values, override)
     return validate_recipe(_shortened(values, overrides))
+
+
+def read_recipe(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """Read a recipe as it was written, without checking it.
+
+    Args:
+        source: path of a YAML file, or the recipe as a mapping.
+
+    Returns:
+        The keys and values given, no defaults.
+
+    Raises:
+        UserError: where there is no such file, or it holds no YAML mapping.
+    """
+    if isinstance(source, Mapping):
+        return dict(source)
+    path = _recipe_file(source)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"recipe: {path} is not a UTF-8 text file") from None
+    values = parse_yaml(text, str(path))
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"recipe: expected a mapping of keys, got {type(values).__name__}")
+    return values
 
 
 def _recipe_file(source: str | Path) -> Path:
@@ -141,7 +168,7 @@ def parse_recipe(text: str) -> Recipe:
     Returns:
         The recipe.
     """
-    return validate_recipe(_parse_yaml(text, "recipe"))
+    return validate_recipe(parse_yaml(text, "recipe"))
 
 
 def _with_override(values: dict[str, Any], override: str) -> dict[str, Any]:
@@ -149,7 +176,7 @@ def _with_override(values: dict[str, Any], override: str) -> dict[str, Any]:
     key = key.strip()
     if not equals or not key:
         raise UserError(f"--set {override!r}: expected KEY=VALUE, e.g. local.learning_rate=1e-4")
-    value = _parse_yaml(text, f"--set {key}")
+    value = parse_yaml(text, f"--set {key}")
     result = dict(values)
     section = result
     parts = key.split(".")
