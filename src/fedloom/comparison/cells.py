@@ -1,4 +1,4 @@
-"""A cell of the grid: one whole run of one variant, or of one baseline, with one seed, in a run directory of its own."""
+"""A cell of the grid: one whole run of a variant, or of a baseline, with one seed, in a run directory of its own."""
 
 from __future__ import annotations
 

@@ -136,12 +136,12 @@ def _locked(file: Any) -> bool:
 
 
 def _check_same(folder: Path, old: Arguments, new: Arguments) -> None:
-    recipes = [load_recipe(one.recipe, one.overrides).model_dump() for one in (old, new)]
-    found = first_difference(_options(old), _options(new)) or first_difference(*recipes)
+    before, now = (load_recipe(one.recipe, one.overrides).model_dump() for one in (old, new))
+    found = first_difference(_options(old), _options(new)) or first_difference(before, now)
     if found is not None:
-        key, before, now = found
+        key, stored, given = found
         raise UserError(
-            f"--resume: {folder} holds a comparison with {key}: {before!r}, this command says {now!r}",
+            f"--resume: {folder} holds a comparison with {key}: {stored!r}, this command says {given!r}",
             hint="resume with the arguments the comparison began with, or give a new folder",
         )
 

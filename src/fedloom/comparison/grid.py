@@ -115,7 +115,7 @@ def value_at(recipe: Recipe, key: str) -> Any:
 
 
 def values_around(recipe: Recipe, key: str) -> list[float]:
-    """The grid of `--tune KEY`: five values, evenly spaced in the logarithm from a tenth of the recipe's to ten times it.
+    """The grid of `--tune KEY`: five values, from a tenth of the recipe's to ten times it, even in the logarithm.
 
     Args:
         recipe: the variant's.

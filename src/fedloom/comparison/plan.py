@@ -176,9 +176,9 @@ def _check_arguments(arguments: Arguments, base: Recipe) -> None:
                 raise UserError("--tune federation.rounds: is the budget that tuning spends")
             if values is not None and len({repr(value) for value in values}) < len(values):
                 raise UserError(f"{option} {key}: the same value is given twice")
-            if values is not None and option == "--tune" and len(values) < 2:
+            if values is not None and len(values) < (2 if option == "--tune" else 1):
                 raise UserError(
-                    f"--tune {key}: one value leaves nothing to choose", hint=f"set it with --set {key}=..."
+                    f"{option} {key}: nothing to choose between", hint=f"set one value with --set {key}=..."
                 )
     both = [key for key in arguments.tune if key in arguments.vary]
     if both:

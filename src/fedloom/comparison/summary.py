@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fedloom.comparison.cells import Cell
+from fedloom.comparison.finished import BASE, own_result, read_run, start_of
 from fedloom.comparison.folder import Unit
 from fedloom.comparison.halving import total_rounds
 from fedloom.comparison.intervals import differences, summarize
 from fedloom.comparison.plan import Arguments, Plan, Subject
-from fedloom.comparison.runs_read import BASE, own_result, read_run, start_of
 from fedloom.comparison.tuning import Tuning
 from fedloom.recipe import recipe_yaml
 from fedloom.report.events import strict_json

@@ -24,7 +24,7 @@ TUNING = "tuning"
 
 @dataclass(frozen=True)
 class Tuning:
-    """The trials of one variant or baseline. A trial is a run with one of the values, which halving stops and lets go on.
+    """The trials of one variant or baseline: runs with one of the values each, which halving stops and lets go on.
 
     What a trial has come to is in a file before the next one begins; a killed tuning reads it, goes on, and chooses the
     same.
@@ -67,7 +67,8 @@ class Tuning:
     @property
     def chosen(self) -> Candidate:
         """What was chosen."""
-        return self.subject.candidates[self._read()["chosen"]]
+        place: int = self._read()["chosen"]
+        return self.subject.candidates[place]
 
     @property
     def trials(self) -> list[dict[str, Any]]:
@@ -94,11 +95,13 @@ class Tuning:
             The recipe.
         """
         recipe = self.subject.candidates[trial].recipe
-        evaluation = recipe.evaluation.model_copy(update={"split": "validation", "every": None})
-        kept = [baseline for baseline in recipe.baselines if baseline.kind == self.subject.arm]
-        return recipe.model_copy(
-            update={"seed": self.seed, "evaluation": evaluation, "baselines": kept, "trackers": []}
-        )
+        changes = {
+            "seed": self.seed,
+            "evaluation": recipe.evaluation.model_copy(update={"split": "validation", "every": None}),
+            "baselines": [baseline for baseline in recipe.baselines if baseline.kind == self.subject.arm],
+            "trackers": [],
+        }
+        return recipe.model_copy(update=changes)
 
     def carry_out(self, workshop: Workshop) -> None:
         """Train the trials rung by rung until one is chosen.

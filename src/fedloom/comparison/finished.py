@@ -21,8 +21,8 @@ def read_run(cell: Cell) -> dict[str, Any]:
         cell: a cell that has ended.
 
     Returns:
-        seed, folder, failed (None or the reason), seconds, bytes, tokens, scores, curve, training, clients; what a failed
-        run has not come to is None or empty.
+        seed, folder, failed (None or the reason), seconds, bytes, tokens, scores, curve, training, clients; what a
+        failed run has not come to is None or empty.
     """
     arm, failure = cell.subject.arm, cell.failure
     run = read_record(cell.folder).runs[0]
