@@ -107,7 +107,7 @@ def compare(
             unit.complete()
         results = summary.write()
     console.print(closing_table(results))
-    console.print(f"results  {summary.path}", soft_wrap=True)
+    console.print(f"results  {summary.path}", highlight=False, soft_wrap=True)
     return Comparison(folder, results)
 
 

@@ -1,4 +1,4 @@
-"""What several seeds say: a mean with its 95 % interval, and differences paired by seed."""
+"""Numbers over seeds as compare.json holds them, and differences paired by seed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ CONFIDENCE = 0.95
 
 
 def summarize(values: Sequence[float | None]) -> dict[str, Any]:
-    """A mean with its interval by Student's t: mean ± t(0.975, n - 1) · s / √n.
+    """A mean with its 95 % interval by Student's t, mean ± t(0.975, n - 1) s / sqrt(n), over the seeds with a value.
 
     Args:
         values: one of each seed; None where a run has failed.
 
     Returns:
-        mean, low and high over the runs that have a value, and the values; no interval of fewer than two.
+        mean, low and high, and the values; no interval of fewer than two.
     """
     known = [value for value in values if value is not None]
-    mean = fmean(known) if known else None
-    low = high = None
-    if mean is not None and len(known) > 1:
+    if not known:
+        return {"mean": None, "low": None, "high": None, "values": list(values)}
+    mean, low, high = fmean(known), None, None
+    if len(known) > 1:
         half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1)) * stdev(known) / math.sqrt(len(known))
         low, high = mean - half, mean + half
     return {"mean": mean, "low": low, "high": high, "values": list(values)}
