@@ -9,7 +9,7 @@ import numpy as np
 from fedloom.report.events import read_events
 
 WORDS = ("river", "stone", "lamp", "winter", "garden", "letter", "bridge", "summer", "doctor", "market", "paper")
-TIMES = {"seconds", "time", "train_seconds", "aggregate_seconds", "data_seconds"}
+TIMES = {"seconds", "time", "train_seconds", "process_seconds", "aggregate_seconds", "data_seconds"}
 CLIENTS = ("ada", "bo", "cyd", "dee", "eli", "fay", "gus", "hal")
 
 

@@ -124,6 +124,7 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             versions=versions,
             missing=participants.missing,
             simulated_seconds=participants.seconds,
+            simulated_waiting_seconds=participants.waiting,
         )
 
     def evaluate(adapter: Tensors, done: int) -> dict[str, Any]:
@@ -135,7 +136,8 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             return session.evaluator.personal(own)
         result = session.evaluator.shared(adapter)
         if chosen.personal_adapters:
-            result["personal"] = session.evaluator.personal(own)["own"]
+            personal = session.evaluator.personal(own)
+            result["personal"] = {**personal["own"], "clients": personal.get("clients", {})}
         return result
 
     return Arm("federated", federation.rounds, plan, chosen, evaluate)

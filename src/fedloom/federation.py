@@ -141,7 +141,9 @@ def _next_arm(session: Session, arms: list[Arm], state: RunState) -> None:
 
 def _record(log: EventLog, state: RunState, plan: RoundPlan, tally: Tally, seconds: float) -> None:
     state.totals["seconds"] += seconds
-    numbers = {"loss": tally.loss, "tokens": tally.tokens, "train_seconds": tally.train_seconds}
+    numbers: dict[str, Any] = {"loss": tally.loss, "tokens": tally.tokens, "train_seconds": tally.train_seconds}
+    if tally.process_seconds:
+        numbers["process_seconds"] = tally.process_seconds
     if plan.arm != "federated":
         log.append("baseline_round", arm=plan.arm, round=state.round, **numbers)
         return
@@ -153,6 +155,8 @@ def _record(log: EventLog, state: RunState, plan: RoundPlan, tally: Tally, secon
     if plan.simulated_seconds is not None:
         simulated[SIMULATED] = plan.simulated_seconds
         state.totals[SIMULATED] = state.totals.get(SIMULATED, 0.0) + plan.simulated_seconds
+    if plan.simulated_waiting_seconds is not None:
+        simulated["simulated_waiting_seconds"] = plan.simulated_waiting_seconds
     log.append(
         "round",
         round=state.round,

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +14,9 @@ from fedloom.evaluation.scoring import Scores
 from fedloom.report.events import EventLog
 from fedloom.report.html import write_report
 from fedloom.report.results import average_results
+from tests.report.pages import Page
 
-VOID = {"meta", "link", "img", "br", "input"}
 EVIL = "<script>alert('x')</script>\"&"
-
-
-class Page(HTMLParser):
-    """Collects the tags and text of a page and checks that tags are closed in order."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not {"style", "script"} & set(self.open):
-            self.text += data + "\n"
 
 
 def page_of(run_dir: Path) -> Page:
@@ -102,7 +73,8 @@ def test_tooltips_of_charts_are_escaped(tmp_path: Path, write: Callable[..., Pat
     page = page_of(run_dir)
     assert sum(tag == "script" for tag, _ in page.tags) == 1
     tips = [attributes["data-tip"] or "" for _, attributes in page.tags if "data-tip" in attributes]
-    assert sum(tip.startswith(EVIL) for tip in tips) == 60
+    # A column for each client, and a dot under each of the three arms.
+    assert sum(tip.startswith(EVIL) for tip in tips) == 60 + 3 * 60
 
 
 def test_run_still_going(running_run: Path) -> None:
@@ -155,7 +127,8 @@ def test_several_seeds(tmp_path: Path, write: Callable[..., Path]) -> None:
     }
     (tmp_path / "metrics.json").write_text(json.dumps(averaged))
     page = page_of(tmp_path)
-    assert "70.0 ± 10.0 %" in page.text
+    # 60, 70 and 80 %: the mean, and 4.303 * 10 / sqrt(3) points around it.
+    assert page.row("Federated")[0] == "70.0 % 45.2 to 94.8"
     assert "(means over 3 seeds)" in page.text
     assert re.search(r"seed 0.*seed 1\b.*seed 10", page.text, flags=re.DOTALL)
     assert any(attributes.get("class") == "band federated" for _, attributes in page.tags)
@@ -166,19 +139,21 @@ def test_several_seeds_still_going(tmp_path: Path, write: Callable[..., Path]) -
     seed_directory(tmp_path, write)
     page = page_of(tmp_path)
     assert "Not finished" in page.text
-    assert "70.0 ± 10.0 %" in page.text
+    assert page.row("Federated")[0] == "70.0 % 45.2 to 94.8"
 
 
 def test_clients_too_many_to_name_are_told_as_quantiles(finished_run: Path) -> None:
     metrics = json.loads((finished_run / "metrics.json").read_text())
+    del metrics["baselines"]["base"]
     for result, best in ((metrics["eval"], 97), (metrics["baselines"]["local"], 83)):
         summary = ScoreSummary(exact_match=True)
         for right in range(best + 1):
             summary.add(Scores(np.ones(100), np.ones(100, dtype=np.int64), np.arange(100) < right))
-        result["own"]["quantiles"] = summary.quantiles()
+        result["own"] = {**summary.mean(), "quantiles": summary.quantiles()}
         del result["clients"]
     (finished_run / "metrics.json").write_text(json.dumps(metrics))
-    page = write_report(finished_run).read_text()
-    assert "How clients fare" in page
-    assert page.count("97.0") == page.count("83.0") == 1
-    assert page.index("Each client alone</th><td>0.0") < page.index("83.0") < page.index("97.0")
+    page = page_of(finished_run)
+    assert "too many clients to name" in page.text
+    # Of 0 to 97 %: the ten lowest are 0 to 9 %, and sum |x - y| / (2 n^2 mean) is 0.3367.
+    assert page.row("Federated", table=1) == ["48.5 %", "4.5 %", "0.337", "0.0 %", "97.0 %"]
+    assert page.row("Each client alone", table=1)[-1] == "83.0 %"

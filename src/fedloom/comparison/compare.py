@@ -21,6 +21,7 @@ from fedloom.comparison.workshop import Workshop
 from fedloom.errors import UserError
 from fedloom.places import place_under_torchrun
 from fedloom.recipe import read_recipe
+from fedloom.report.comparison import write_comparison
 from fedloom.report.units import loss_text, seconds_text
 
 
@@ -30,10 +31,12 @@ class Comparison:
 
     Args:
         out: its folder.
+        page: its HTML page.
         results: the content of `compare.json`.
     """
 
     out: Path
+    page: Path
     results: dict[str, Any]
 
 
@@ -106,9 +109,10 @@ def compare(
         for unit in units:
             unit.complete()
         results = summary.write()
+        page = write_comparison(folder)
     console.print(closing_table(results))
-    console.print(f"results  {summary.path}", highlight=False, soft_wrap=True)
-    return Comparison(folder, results)
+    console.print(f"results  {summary.path}\npage     {page}", highlight=False, soft_wrap=True)
+    return Comparison(folder, page, results)
 
 
 def _check_data(workshop: Workshop, plan: Plan, units: Sequence[Unit]) -> None:

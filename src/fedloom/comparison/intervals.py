@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
 from typing import Any
 
-from scipy import stats
-
-CONFIDENCE = 0.95
+from fedloom.statistics import student_interval
 
 
 def summarize(values: Sequence[float | None]) -> dict[str, Any]:
-    """A mean with its 95 % interval by Student's t, mean ± t(0.975, n - 1) s / sqrt(n), over the seeds with a value.
+    """A mean with its 95 % interval (`student_interval`), over the seeds that have a value.
 
     Args:
         values: one of each seed; None where a run has failed.
@@ -24,11 +20,8 @@ def summarize(values: Sequence[float | None]) -> dict[str, Any]:
     known = [value for value in values if value is not None]
     if not known:
         return {"mean": None, "low": None, "high": None, "values": list(values)}
-    mean, low, high = fmean(known), None, None
-    if len(known) > 1:
-        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1)) * stdev(known) / math.sqrt(len(known))
-        low, high = mean - half, mean + half
-    return {"mean": mean, "low": low, "high": high, "values": list(values)}
+    interval = student_interval(known)
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "values": list(values)}
 
 
 def differences(values: Sequence[float | None], reference: Sequence[float | None]) -> list[float | None]:

@@ -9,19 +9,11 @@ from typing import Any
 import numpy as np
 
 from fedloom.evaluation.scoring import Scores
+from fedloom.statistics import gini, quantiles, worst_decile
 
 Result = dict[str, Any]
 # Above so many clients nobody reads them one by one, and every event and checkpoint would carry them.
 LISTED_CLIENTS = 1000
-QUANTILES = {
-    "min": 0.0,
-    "tenth": 0.1,
-    "quarter": 0.25,
-    "median": 0.5,
-    "three_quarters": 0.75,
-    "nine_tenths": 0.9,
-    "max": 1.0,
-}
 
 
 class ScoreSummary:
@@ -63,9 +55,9 @@ class ScoreSummary:
         if self.exact_match:
             block["accuracy"] = float(np.mean(self._accuracies))
         if len(self) > 1:
-            block |= _spread("loss", np.sort(self._losses)[::-1])
+            block |= _spread("loss", self._losses)
             if self.exact_match:
-                block |= _spread("accuracy", np.sort(self._accuracies))
+                block |= _spread("accuracy", self._accuracies)
         return block | {"examples": self._examples[0] if self._same_examples else sum(self._examples)}
 
     def single(self, place: int) -> Result:
@@ -80,12 +72,7 @@ class ScoreSummary:
         measures = {"loss": self._losses}
         if self.exact_match:
             measures["accuracy"] = self._accuracies
-        return {
-            measure: dict(
-                zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), method="nearest").tolist(), strict=True)
-            )
-            for measure, values in measures.items()
-        }
+        return {measure: quantiles(values) for measure, values in measures.items()}
 
     def by_category(self, categories: Sequence[str]) -> Result:
         """Accuracy by category.
@@ -104,9 +91,10 @@ class ScoreSummary:
         }
 
 
-def _spread(measure: str, worst_first: np.ndarray) -> Result:
-    """The deviation over sets, and the mean over the tenth of them that fare worst (one at least)."""
+def _spread(measure: str, values: Sequence[float]) -> Result:
+    """How unevenly sets fare: deviation, mean over the worst tenth, Gini coefficient (None where all are zero)."""
     return {
-        f"{measure}_spread": float(np.std(worst_first)),
-        f"{measure}_worst_decile": float(np.mean(worst_first[: -(-len(worst_first) // 10)])),
+        f"{measure}_spread": float(np.std(values)),
+        f"{measure}_worst_decile": worst_decile(values, higher_is_better=measure == "accuracy"),
+        f"{measure}_gini": gini(values),
     }

@@ -26,11 +26,14 @@ class Participants:
         clients: those that answer in time, sorted; empty where the round passes without training.
         missing: the others that were drawn, sorted, and why each doesn't count.
         seconds: how long the round takes on the simulated clock; None without one.
+        waiting: how long a client that counts waits for the round's end, simulated seconds, mean over them; None where
+            there is no clock or nobody counts.
     """
 
     clients: tuple[str, ...]
     missing: Mapping[str, str] = field(default_factory=dict)
     seconds: float | None = None
+    waiting: float | None = None
 
 
 class Participation:
@@ -115,7 +118,8 @@ class Participation:
             reason = f"past the deadline of {deadline:g} simulated seconds"
         clients = {client for _, client in counted}
         missing |= {client: reason for client in answering if client not in clients}
-        return Participants(tuple(sorted(clients)), dict(sorted(missing.items())), seconds)
+        waiting = math.fsum(seconds - finished for finished, _ in counted) / len(counted) if counted else None
+        return Participants(tuple(sorted(clients)), dict(sorted(missing.items())), seconds, waiting)
 
     def _drawn(self, number: int, time: float) -> list[str]:
         """The round's draw, sorted."""

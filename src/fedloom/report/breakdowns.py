@@ -10,20 +10,13 @@ from markupsafe import Markup
 
 from fedloom.report import units
 from fedloom.report.bar_charts import bar, gain_columns
+from fedloom.report.fairness import ClientScores, Fairness, Group, fairness
 from fedloom.report.record import Record
 from fedloom.report.results import ARMS, score
 from fedloom.report.sections import NAMES, Bar, Table, Written
 
 MOST_CLIENT_ROWS = 40
-SHARES = {
-    "min": "lowest",
-    "tenth": "10 %",
-    "quarter": "25 %",
-    "median": "half",
-    "three_quarters": "75 %",
-    "nine_tenths": "90 %",
-    "max": "highest",
-}
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,29 +59,67 @@ def clients(record: Record) -> Clients | None:
     return None
 
 
-def spread_table(record: Record) -> Table | None:
-    """How clients' own tests spread, where there are too many clients to name each.
+def client_fairness(record: Record) -> Fairness | None:
+    """How evenly clients are served by every arm.
 
     Args:
         record: the run.
 
     Returns:
-        The table, None where results name the clients.
+        The section, None where clients were not evaluated.
     """
-    measure = "accuracy" if any("accuracy" in result for result in record.results.values()) else "loss"
-    text: Written = units.accuracy_text if measure == "accuracy" else units.loss_text
-    rows = []
-    names: list[str] = []
-    for arm in ARMS:
-        own = [run.results.get(arm, {}).get("own") or {} for run in record.runs]
-        found = [block["quantiles"][measure] for block in own if "quantiles" in block]
-        if found:
-            names = list(found[0])
-            rows.append((arm, NAMES[arm], [text(statistics.fmean(one[name] for one in found)) for name in names]))
-    if not rows:
+    measure = _measure(record)
+    groups = [_group(record, arm, arm, "own", measure) for arm in ARMS if arm in record.results]
+    if any(run.results.get("federated", {}).get("personal") for run in record.runs):
+        after = 1 + next(place for place, group in enumerate(groups) if group.style == "federated")
+        groups.insert(after, _group(record, "federated", "personal", "personal", measure))
+    return fairness(groups, measure)
+
+
+def extremes(record: Record) -> Table | None:
+    """The clients that fare worst and best under the federated adapter, where there are too many to look at each.
+
+    Args:
+        record: the run.
+
+    Returns:
+        The table, None for few clients, or where results don't name them.
+    """
+    measure = _measure(record)
+    ours = _spreads(record, "federated", "clients", measure)
+    if len(ours) <= MOST_CLIENT_ROWS:
         return None
-    note = f"Test {measure}: so many of the clients are at or below it."
-    return Table(groups=[], headings=[SHARES[name] for name in names], rows=rows, notes=[note])
+    rival = next((arm for arm in ("local", "base") if arm in record.results), None)
+    theirs = _spreads(record, rival, "clients", measure) if rival is not None else {}
+    better = 1.0 if measure == "accuracy" else -1.0
+    order = sorted(ours, key=lambda name: (better * ours[name].mean, name))
+    rows = []
+    for name in [*order[:MOST_NAMED], *order[-MOST_NAMED:]]:
+        cells = [units.score_text(measure, ours[name].mean)]
+        if theirs:
+            cells.append(units.score_text(measure, theirs[name].mean if name in theirs else None))
+        rows.append(("", name, cells))
+    headings = [NAMES["federated"], *([NAMES[rival]] if rival is not None and theirs else [])]
+    note = f"{measure.capitalize()} on the client's own test: the {MOST_NAMED} worst, then the {MOST_NAMED} best."
+    return Table(groups=[], headings=headings, rows=rows, notes=[note])
+
+
+def _group(record: Record, arm: str, style: str, block: str, measure: str) -> Group:
+    seeds = []
+    for run in record.runs:
+        result = run.results.get(arm) or {}
+        of_all = result.get(block) or {}
+        clients = (result if block == "own" else of_all).get("clients") or {}
+        recorded = {"mean": of_all.get(measure)}
+        recorded |= {key: of_all.get(f"{measure}_{key}") for key in ("worst_decile", "gini")}
+        scores = {name: one[measure] for name, one in clients.items() if one.get(measure) is not None}
+        quantiles = (of_all.get("quantiles") or {}).get(measure) or {}
+        seeds.append(ClientScores(scores=scores, recorded=recorded, quantiles=quantiles))
+    return Group(style=style, name=NAMES[style], seeds=seeds)
+
+
+def _measure(record: Record) -> str:
+    return "accuracy" if any("accuracy" in result for result in record.results.values()) else "loss"
 
 
 def category_table(record: Record) -> Table | None:
@@ -121,7 +152,7 @@ def seed_table(record: Record) -> Table | None:
     """
     if not record.seeds:
         return None
-    measure = "accuracy" if any("accuracy" in result for result in record.results.values()) else "loss"
+    measure = _measure(record)
     text: Written = units.accuracy_text if measure == "accuracy" else units.loss_text
     arms = [arm for arm in ARMS if arm in record.results]
     rows = [

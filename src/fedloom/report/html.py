@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-
-from fedloom.report import breakdowns, sections
+from fedloom.report import breakdowns, costs, sections
+from fedloom.report.fairness import HEADINGS
+from fedloom.report.page import ARM_SERIES, Series, render_page, write_page
 from fedloom.report.record import Record, read_record
 from fedloom.report.summary import summary_sentence
 
 REPORT = "report.html"
+TRAFFIC_SERIES = (Series("up", "#1787a6", "#4cc4e6"), Series("down", "#8a4fc4", "#b98ae8"))
 
 
 def write_report(run_dir: Path) -> Path:
@@ -28,12 +27,7 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         ValueError: if this is no run directory.
     """
-    target = Path(run_dir) / REPORT
-    page = render(read_record(Path(run_dir)))
-    draft = target.with_name(f"{REPORT}.tmp")
-    draft.write_text(page, encoding="utf-8")
-    os.replace(draft, target)  # a reader never sees half a report
-    return target
+    return write_page(Path(run_dir) / REPORT, render(read_record(Path(run_dir))))
 
 
 def render(record: Record) -> str:
@@ -45,33 +39,54 @@ def render(record: Record) -> str:
     Returns:
         A complete HTML document.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = files("fedloom.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    charts, legend = sections.curves(record)
+    charts, switches = sections.curves(record)
     bars_title, bars = sections.arm_bars(record)
-    return environment.from_string(template).render(
+    return render_page(
+        "report.html.jinja",
+        [*ARM_SERIES.values(), *TRAFFIC_SERIES],
+        kind="report",
         name=record.name,
         began=_began(record),
-        finished=record.finished,
-        rounds_done=record.rounds_done,
-        rounds_planned=record.rounds_planned,
-        summary=summary_sentence(record.results, len(record.seeds)),
+        running=_running(record),
+        ended=_ended(record),
+        summary=summary_sentence(record.results, [run.results for run in record.runs] if record.seeds else ()),
         facts=sections.facts(record),
         bars_title=bars_title,
         bars=bars,
         table=sections.score_table(record),
         charts=charts,
-        legend=legend,
+        switches=switches,
         band=len(record.seeds) > 1,
+        fairness=breakdowns.client_fairness(record),
+        fairness_headings=HEADINGS,
+        extremes=breakdowns.extremes(record),
         clients=breakdowns.clients(record),
-        spread=breakdowns.spread_table(record),
         categories=breakdowns.category_table(record),
         seeds=breakdowns.seed_table(record),
-        traffic=sections.traffic(record),
-        times=sections.times(record),
+        traffic=costs.traffic(record),
+        times=costs.times(record),
+        command=sections.repeat_command(record) if record.recipe else "",
         recipe=record.recipe,
         versions=sections.versions(record),
     )
+
+
+def _running(record: Record) -> str:
+    if record.finished:
+        return ""
+    planned = f" of {record.rounds_planned}" if record.rounds_planned else ""
+    return f"Not finished: {record.rounds_done}{planned} rounds done"
+
+
+def _ended(record: Record) -> str:
+    """Which rule of federation.stop ended the rounds early, of every seed that one has ended."""
+    said = []
+    for place, run in enumerate(record.runs):
+        stop = next((event for event in run.events if event["event"] == "stop"), None)
+        if stop is not None:
+            seed = f"Seed {record.seeds[place]}: the" if record.seeds else "The"
+            said.append(f"{seed} stop rule {stop.get('rule')} ended the federation after round {stop.get('round')}.")
+    return " ".join(said)
 
 
 def _began(record: Record) -> str:

@@ -7,7 +7,7 @@ tooltip.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -18,6 +18,8 @@ WIDTH, HEIGHT = 460.0, 264.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 12.0, 12.0, 42.0
 MOST_MARKERS = 25
 MOST_ROUND_TICKS = 8
+# Places that answer to a pointer: closer together nobody could tell them apart.
+MOST_STOPS = 60
 
 Formatter = Callable[[float], str]
 
@@ -44,6 +46,21 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(index * step, 12) for index in range(first, max(last, first + 1) + 1)]
+
+
+def thinned(rounds: Sequence[int], most: int) -> list[int]:
+    """At most so many rounds, evenly chosen, the first and the last among them.
+
+    Args:
+        rounds: sorted.
+        most: two at least.
+
+    Returns:
+        All of them where they are few enough.
+    """
+    if len(rounds) <= most:
+        return list(rounds)
+    return [rounds[round(place * (len(rounds) - 1) / (most - 1))] for place in range(most)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +98,8 @@ def line_chart(
     text: Formatter,
     axis_text: Formatter,
     width: float = WIDTH,
+    trained: Container[str] = ("federated",),
+    zero: bool = False,
 ) -> Markup:
     """Curves over rounds, with a band from the lowest to the highest seed where seeds differ.
 
@@ -91,6 +110,8 @@ def line_chart(
         text: how to write a value.
         axis_text: how to write a round value beside the axis.
         width: the width of the drawing, which is scaled as a whole to the space on the page.
+        trained: the arms that are no level even where they have a single point.
+        zero: whether the vertical axis begins at zero.
 
     Returns:
         An SVG element; empty if there is nothing to draw.
@@ -98,11 +119,12 @@ def line_chart(
     if not curves:
         return Markup("")
     points = [point for curve in curves for point in curve.points]
-    levels = ticks(min(point.low for point in points), max(point.high for point in points))
+    lowest = 0.0 if zero else min(point.low for point in points)
+    levels = ticks(lowest, max(point.high for point in points))
     last = max(1, *(point.x for point in points))
     first = min(last - 1, *(point.x for point in points))
     frame = Frame(width=width, first=first, last=last, low=levels[0], high=levels[-1])
-    parts = [_axes(frame, levels, axis_text), *(_curve(frame, curve) for curve in curves)]
+    parts = [_axes(frame, levels, axis_text), *(_curve(frame, curve, trained) for curve in curves)]
     parts.append(_hover(frame, curves, names, text))
     ends = (f"{names[curve.arm]} ends at {text(curve.points[-1].mean)}" for curve in curves)
     return Markup('<svg class="lines" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
@@ -133,8 +155,8 @@ def _axes(frame: Frame, levels: Sequence[float], text: Formatter) -> Markup:
     return Markup("").join(parts)
 
 
-def _curve(frame: Frame, curve: Curve) -> Markup:
-    if len(curve.points) == 1 and curve.arm != "federated":
+def _curve(frame: Frame, curve: Curve, trained: Container[str]) -> Markup:
+    if len(curve.points) == 1 and curve.arm not in trained:
         return Markup('<line class="level {}" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(
             curve.arm, short(LEFT), short(frame.right), y=short(frame.y(curve.points[0].mean))
         )
@@ -158,7 +180,7 @@ def _curve(frame: Frame, curve: Curve) -> Markup:
 def _hover(frame: Frame, curves: Sequence[Curve], names: Mapping[str, str], text: Formatter) -> Markup:
     """Invisible strips, one per round with data, each carrying the values of all arms at that round."""
     moving = [curve for curve in curves if len(curve.points) > 1] or list(curves)
-    stops = sorted({point.x for curve in moving for point in curve.points})
+    stops = thinned(sorted({point.x for curve in moving for point in curve.points}), MOST_STOPS)
     parts = []
     for index, stop in enumerate(stops):
         begin = frame.x((stops[index - 1] + stop) / 2) if index else LEFT

@@ -110,6 +110,10 @@ class Record:
         values = [value for value in map(pick, self.runs) if value is not None]
         return statistics.fmean(values) if values else None
 
+    def by_round(self, pick: Callable[[Event], float | None]) -> tuple[Point, ...]:
+        """A number of every federated round, over seeds."""
+        return merge_seeds([{at: pick(event) for at, event in run.rounds("federated").items()} for run in self.runs])
+
     def training_curves(self) -> list[Curve]:
         """The training loss by round of every arm that trained."""
         return self._curves(lambda run, arm: {at: event.get("loss") for at, event in run.rounds(arm).items()})
@@ -119,7 +123,7 @@ class Record:
         return self._curves(lambda run, arm: {at: result.get(measure) for at, result in run.evaluations(arm).items()})
 
     def _curves(self, pick: Callable[[Run, str], Mapping[int, float | None]]) -> list[Curve]:
-        drawn = [Curve(arm=arm, points=_merge([pick(run, arm) for run in self.runs])) for arm in ARMS]
+        drawn = [Curve(arm=arm, points=merge_seeds([pick(run, arm) for run in self.runs])) for arm in ARMS]
         return [curve for curve in drawn if curve.points]
 
 
@@ -179,8 +183,15 @@ def _results_so_far(runs: Sequence[Run]) -> dict[str, Result]:
     return {arm: average_results(results) for arm, results in by_arm.items() if results}
 
 
-def _merge(seeds: Sequence[Mapping[int, float | None]]) -> tuple[Point, ...]:
-    """Mean, lowest and highest at the rounds that every seed with any data has reached."""
+def merge_seeds(seeds: Sequence[Mapping[int, float | None]]) -> tuple[Point, ...]:
+    """One curve of several seeds.
+
+    Args:
+        seeds: the values of each seed, by round.
+
+    Returns:
+        Mean, lowest and highest at the rounds that every seed with any data has reached.
+    """
     known = [{at: value for at, value in seed.items() if value is not None} for seed in seeds]
     known = [seed for seed in known if seed]
     if not known:

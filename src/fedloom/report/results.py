@@ -19,7 +19,7 @@ TEST_SETS = {
 }
 MEASURES = ("accuracy", "loss")
 # How clients spread around a measure: averaged over seeds without a deviation of their own.
-SPREADS = tuple(f"{measure}_{kind}" for measure in MEASURES for kind in ("spread", "worst_decile"))
+SPREADS = tuple(f"{measure}_{kind}" for measure in MEASURES for kind in ("spread", "worst_decile", "gini"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +110,9 @@ def average_results(results: Sequence[Result]) -> dict[str, Any]:
             merged[measure] = statistics.fmean(known)
             merged[f"{measure}_sd"] = statistics.stdev(known) if len(known) > 1 else 0.0
     for spread in SPREADS:
-        if all(spread in result for result in results):
-            merged[spread] = statistics.fmean(float(result[spread]) for result in results)
+        known = [float(result[spread]) for result in results if result.get(spread) is not None]
+        if known and len(known) == len(results):
+            merged[spread] = statistics.fmean(known)
     for test_set in TEST_SETS:
         blocks = [result.get(test_set) for result in results]
         present = [block for block in blocks if block]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from fedloom.report import units
-from fedloom.report.bar_charts import bar, stacked_bar
-from fedloom.report.line_chart import WIDTH, line_chart
+from fedloom.report.bar_charts import bar
+from fedloom.report.line_chart import WIDTH, line_chart, thinned
 from fedloom.report.record import Curve, Record, Run
 from fedloom.report.results import ARMS, TEST_SETS, columns, score
+from fedloom.statistics import Interval, student_interval
 
 NAMES = {
     "base": "Base model",
     "local": "Each client alone",
     "federated": "Federated",
+    "personal": "Federated, personal adapters",
     "fine_tuned": "Federated, then each client alone",
     "centralized": "Pooled data",
 }
@@ -34,7 +36,8 @@ TEST_SET_MEANINGS = {
     "global": "one test set for all",
     "unseen": "clients that took no part in training",
 }
-BYTES_PER_VALUE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+MOST_TABLE_ROWS = 40
 
 Written = Callable[[float | None], str]
 
@@ -58,6 +61,7 @@ class Table:
     headings: list[str]
     rows: list[tuple[str, str, list[str]]]  # arm (its colour), heading, cells
     notes: list[str]
+    first: str = ""  # the heading of the rows' headings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +72,16 @@ class Chart:
     note: str
     svg: Markup
     wide: Markup  # of the first chart, where an odd number would leave a gap
+    table: Table  # the same numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Times:
-    """Where the time went."""
+class Switch:
+    """A curve that can be switched on and off."""
 
-    chart: Markup
-    rows: list[tuple[str, str, str, str]]  # style, name, duration, share
-    total: str
+    style: str
+    name: str
+    shown: bool
 
 
 def facts(record: Record) -> list[tuple[str, str]]:
@@ -100,7 +105,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
     if parameters.get("trainable") is not None and parameters.get("base"):
         share = 100 * parameters["trainable"] / parameters["base"]
         found.append(("trained parameters", f"{units.count_text(parameters['trainable'])} ({share:.2g} %)"))
-    seconds = _seconds(record)
+    seconds = run_seconds(record)
     if seconds is not None:
         found.append(("time" if record.finished else "time so far", units.seconds_text(seconds)))
     rounds_of = [event for run in record.runs for event in run.rounds("federated").values()]
@@ -137,16 +142,36 @@ def score_table(record: Record) -> Table | None:
     for arm, result in record.results.items():
         reached = [(score(result, test_set), measure) for test_set, measure in shown]
         cells = [
-            units.accuracy_text(one.accuracy, one.accuracy_sd)
-            if measure == "accuracy"
-            else units.loss_text(one.loss, one.loss_sd)
-            for one, measure in reached
+            _with_interval(measure, getattr(one, measure), over_seeds(record, arm, test_set, measure))
+            for (one, measure), (test_set, _) in zip(reached, shown, strict=True)
         ]
         rows.append((arm, NAMES[arm], cells))
     notes = [_test_set_note(record, test_set or "own") for test_set in sets]
     if record.seeds:
-        notes.append(f"Mean ± standard deviation over {len(record.seeds)} seeds; thin lines on the bars show it.")
+        notes.append(
+            f"Means over {len(record.seeds)} seeds with their 95 % interval (Student's t), which the thin lines on the "
+            "bars show, too."
+            if len(record.seeds) > 1
+            else "One seed: nothing tells a difference from chance."
+        )
     return Table(groups=groups, headings=[measure for _, measure in shown], rows=rows, notes=notes)
+
+
+def over_seeds(record: Record, arm: str, test_set: str | None, measure: str) -> Interval | None:
+    """A score's 95 % interval over seeds.
+
+    Args:
+        record: the run.
+        arm: whose score.
+        test_set: see `score`.
+        measure: accuracy or loss.
+
+    Returns:
+        The interval, None where seeds are fewer than two or not all of them have the score.
+    """
+    values = [getattr(score(run.results.get(arm, {}), test_set), measure) for run in record.runs]
+    known = [value for value in values if value is not None]
+    return student_interval(known) if len(known) == len(values) > 1 else None
 
 
 def arm_bars(record: Record) -> tuple[str, list[Bar]]:
@@ -161,13 +186,15 @@ def arm_bars(record: Record) -> tuple[str, list[Bar]]:
     scores = {arm: score(result) for arm, result in record.results.items()}
     measure = "accuracy" if any(one.accuracy is not None for one in scores.values()) else "loss"
     known = {arm: one for arm, one in scores.items() if getattr(one, measure) is not None}
-    highest = max((getattr(one, measure) for one in known.values()), default=1.0)
+    intervals = {arm: over_seeds(record, arm, None, measure) for arm in known}
+    ends = [end for one in intervals.values() if one is not None for end in (one.mean, one.high) if end is not None]
+    highest = max([*(getattr(one, measure) for one in known.values()), *ends], default=1.0)
     whole = 1.0 if measure == "accuracy" else highest or 1.0
     bars = []
     for arm, one in known.items():
-        value, deviation = getattr(one, measure), getattr(one, f"{measure}_sd")
-        text = units.accuracy_text(value) if measure == "accuracy" else units.loss_text(value)
-        around = deviation or 0.0
+        value, around = getattr(one, measure), intervals[arm]
+        text = units.score_text(measure, value)
+        low, high = (None, None) if around is None else (around.low, around.high)
         bars.append(
             Bar(
                 arm=arm,
@@ -177,9 +204,9 @@ def arm_bars(record: Record) -> tuple[str, list[Bar]]:
                 chart=bar(
                     arm,
                     value / whole,
-                    low=(value - around) / whole,
-                    high=(value + around) / whole,
-                    tip=f"{NAMES[arm]}: {text}",
+                    low=None if low is None else max(0.0, low / whole),
+                    high=None if high is None else min(1.0, high / whole),
+                    tip="\n".join([f"{NAMES[arm]}: {text}", *_interval_lines(measure, around)]),
                 ),
             )
         )
@@ -188,14 +215,14 @@ def arm_bars(record: Record) -> tuple[str, list[Bar]]:
     return (f"Accuracy {where}" if measure == "accuracy" else f"Loss {where}, lower is better"), bars
 
 
-def curves(record: Record) -> tuple[list[Chart], list[tuple[str, str]]]:
+def curves(record: Record) -> tuple[list[Chart], list[Switch]]:
     """The learning curves and their legend.
 
     Args:
         record: the run.
 
     Returns:
-        Charts that have data, and (arm, name) of all arms drawn.
+        Charts that have data, and the switches of all arms drawn.
     """
     wanted: list[tuple[str, str, list[Curve], Written, Callable[[float], str]]] = [
         ("Test accuracy", "", record.evaluation_curves("accuracy"), units.accuracy_text, _percent),
@@ -208,67 +235,35 @@ def curves(record: Record) -> tuple[list[Chart], list[tuple[str, str]]]:
         alone = not charts and len(wanted) % 2 == 1
         svg = line_chart(drawn, NAMES, title, text, axis_text)
         wide = line_chart(drawn, NAMES, title, text, axis_text, width=2.15 * WIDTH) if alone else Markup("")
-        charts.append(Chart(title=title, note=note, svg=svg, wide=wide))
+        charts.append(Chart(title=title, note=note, svg=svg, wide=wide, table=curve_table(drawn, NAMES, text)))
     arms = {curve.arm for _, _, drawn, _, _ in wanted for curve in drawn}
-    return charts, [(arm, NAMES[arm]) for arm in ARMS if arm in arms]
+    return charts, [Switch(style=arm, name=NAMES[arm], shown=True) for arm in ARMS if arm in arms]
 
 
-def traffic(record: Record) -> list[tuple[str, str]]:
-    """What went over the wire, and what whole models would have been.
-
-    Args:
-        record: the run.
-
-    Returns:
-        Headings and values; means over seeds.
-    """
-    up = record.mean(lambda run: run.total("bytes_up")) or record.metrics.get("bytes_up")
-    down = record.mean(lambda run: run.total("bytes_down")) or record.metrics.get("bytes_down")
-    if up is None or down is None:
-        return []
-    found = [("clients to server", units.bytes_text(up)), ("server to clients", units.bytes_text(down))]
-    exchanges = record.mean(
-        lambda run: sum(len(event.get("clients") or ()) for event in run.rounds("federated").values())
-    )
-    if exchanges:
-        found.append(("per client and round", f"{units.bytes_text((up + down) / exchanges)} both ways"))
-        base = (record.start.get("parameters") or {}).get("base")
-        size = BYTES_PER_VALUE.get(str(record.start.get("dtype")).removeprefix("torch."))
-        if base and size and up + down > 0:
-            whole = 2 * exchanges * base * size
-            times_as_much = f"{whole / (up + down):,.0f} times as much"
-            found.append(("sending whole models instead", f"{units.bytes_text(whole)}, {times_as_much}"))
-    return found
-
-
-def times(record: Record) -> Times | None:
-    """Where the time of a run went; means over seeds.
+def curve_table(drawn: Sequence[Curve], names: Mapping[str, str], text: Written) -> Table:
+    """The numbers of a chart of curves, for those who don't see it.
 
     Args:
-        record: the run.
+        drawn: the curves.
+        names: what to call each.
+        text: how to write a value.
 
     Returns:
-        The breakdown, None before anything was timed.
+        A row for every round with data, of long runs a selection.
     """
-    parts = [
-        ("data", "preparing data", record.mean(lambda run: run.start.get("data_seconds"))),
-        ("training", "training on clients", record.mean(lambda run: run.total("train_seconds"))),
-        ("aggregation", "aggregation", record.mean(lambda run: run.total("aggregate_seconds"))),
-        ("evaluation", "evaluation", record.mean(_evaluation_seconds)),
-        ("baselines", "training baselines", record.mean(_baseline_seconds)),
-    ]
-    known = [(style, name, seconds) for style, name, seconds in parts if seconds]
-    if not known:
-        return None
-    spent = sum(seconds for _, _, seconds in known)
-    total = max(spent, _seconds(record) or 0.0)
-    if total - spent > 0.005 * total:
-        known.append(("other", "loading the model and the rest", total - spent))
-    rows = [
-        (style, name, units.seconds_text(seconds), f"{100 * seconds / total:.1f} %") for style, name, seconds in known
-    ]
-    drawn = [(f"time-{style}", seconds, f"{name}: {units.seconds_text(seconds)}") for style, name, seconds in known]
-    return Times(chart=stacked_bar(drawn, "where the time went"), rows=rows, total=units.seconds_text(total))
+    values = {curve.arm: {point.x: point.mean for point in curve.points} for curve in drawn}
+    stops = sorted({at for points in values.values() for at in points})
+    shown = thinned(stops, MOST_TABLE_ROWS)
+    rows = [("", str(at), [text(points.get(at)) for points in values.values()]) for at in shown]
+    notes = [f"{len(shown)} of {len(stops)} rounds."] if len(shown) < len(stops) else []
+    return Table(groups=[], headings=[names[arm] for arm in values], rows=rows, notes=notes, first="round")
+
+
+def repeat_command(record: Record) -> str:
+    """The command that does the same again, started in the run's folder."""
+    where = f"seed-{record.seeds[0]}/recipe.yaml" if record.seeds else "recipe.yaml"
+    seeds = f" --seeds {len(record.seeds)}" if len(record.seeds) > 1 else ""
+    return f"fedloom run {where} --out again{seeds}"
 
 
 def versions(record: Record) -> list[tuple[str, str]]:
@@ -284,6 +279,20 @@ def versions(record: Record) -> list[tuple[str, str]]:
     return found + [(str(key), str(value)) for key, value in (record.start.get("versions") or {}).items()]
 
 
+def _with_interval(measure: str, value: float | None, interval: Interval | None) -> str:
+    text = units.score_text(measure, value)
+    if interval is None:
+        return text
+    reach = units.range_text(measure, interval.low, interval.high)
+    return Markup("{}<small>{}</small>").format(text, reach)
+
+
+def _interval_lines(measure: str, interval: Interval | None) -> list[str]:
+    if interval is None:
+        return []
+    return [f"95 % interval {units.range_text(measure, interval.low, interval.high)}"]
+
+
 def _test_set_note(record: Record, test_set: str) -> str:
     blocks: list[Any] = [
         result.get(test_set) for run in record.runs for result in run.results.values() if result.get(test_set)
@@ -293,7 +302,8 @@ def _test_set_note(record: Record, test_set: str) -> str:
     return f"{TEST_SETS[test_set].capitalize()}: {TEST_SET_MEANINGS[test_set]}{count}."
 
 
-def _seconds(record: Record) -> float | None:
+def run_seconds(record: Record) -> float | None:
+    """How long a run took, or has taken so far; mean over seeds."""
     return record.mean(_run_seconds) or record.metrics.get("seconds")
 
 
@@ -302,15 +312,6 @@ def _run_seconds(run: Run) -> float | None:
     if end is not None or not run.events:
         return end
     return float(run.events[-1]["time"] - run.events[0]["time"])
-
-
-def _evaluation_seconds(run: Run) -> float:
-    return sum(event.get("seconds") or 0.0 for event in run.events if event["event"] == "evaluation")
-
-
-def _baseline_seconds(run: Run) -> float:
-    rounds = [event for event in run.events if event["event"] == "baseline_round"]
-    return sum(event.get("train_seconds") or 0.0 for event in rounds)
 
 
 def _percent(value: float) -> str:

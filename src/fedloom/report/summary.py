@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fedloom.report.results import Result, score
 from fedloom.report.units import accuracy_text, loss_text
+from fedloom.statistics import Interval, student_interval
 
 SAME_ACCURACY = 0.0005
 SAME_LOSS = 0.0005
 
 
-def summary_sentence(results: Mapping[str, Result], seeds: int = 0) -> str:
+def summary_sentence(results: Mapping[str, Result], runs: Sequence[Mapping[str, Result]] = ()) -> str:
     """Compare federated training with the average client alone and with pooled data.
 
     Args:
         results: the results by arm.
-        seeds: over how many seeds they are means, 0 for a single run.
+        runs: the results of every seed by arm, where they are means over several.
 
     Returns:
         A sentence for people who have not seen the numbers.
@@ -38,13 +38,14 @@ def summary_sentence(results: Mapping[str, Result], seeds: int = 0) -> str:
         called = "the average client alone" if rival == "local" else "the base model"
         said = _comparison(measure, federated, other, called)
         said += f": {text(federated)} against {text(other)}"
-        if seeds > 1 and _within_spread(results["federated"], results[rival], measure):
-            said += ", a difference within the spread of the seeds"
+        difference = _paired(runs, rival, measure)
+        if difference is not None and difference.holds_zero:
+            said += f", a difference within the 95 % interval over {difference.count} seeds"
     pooled = reached.get("centralized")
     if pooled is not None:
         said += f"; training on everybody's data in one place reaches {text(pooled)}"
-    if seeds > 1:
-        said += f" (means over {seeds} seeds)"
+    if len(runs) > 1:
+        said += f" (means over {len(runs)} seeds)"
     return said + "."
 
 
@@ -63,11 +64,11 @@ def _comparison(measure: str, federated: float, other: float, rival: str) -> str
     return f"Federated training has a test loss {size} {side} that of {rival}"
 
 
-def _within_spread(one: Result, other: Result, measure: str) -> bool:
-    """Whether two means differ by less than their deviations taken together."""
-    deviations = [getattr(score(result), f"{measure}_sd") or 0.0 for result in (one, other)]
-    difference = (_value(one, measure) or 0.0) - (_value(other, measure) or 0.0)
-    return abs(difference) < math.hypot(*deviations)
+def _paired(runs: Sequence[Mapping[str, Result]], rival: str, measure: str) -> Interval | None:
+    """The difference to another arm, paired by seed: a seed that is hard for both says nothing about either."""
+    pairs = [(_value(run.get("federated", {}), measure), _value(run.get(rival, {}), measure)) for run in runs]
+    differences = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
+    return student_interval(differences) if len(differences) > 1 else None
 
 
 def _value(result: Result, measure: str) -> float | None:

@@ -49,6 +49,49 @@ def loss_text(value: float | None, deviation: float | None = None) -> str:
     return f"{value:.3f}" if deviation is None else f"{value:.3f} ± {deviation:.3f}"
 
 
+def largest_unit(value: float, kind: str) -> tuple[float, str]:
+    """The unit for an axis that reaches to a value.
+
+    Args:
+        value: the largest, in bytes or seconds.
+        kind: bytes or seconds.
+
+    Returns:
+        How many bytes or seconds it is, and its name.
+    """
+    sizes = (
+        ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
+        if kind == "bytes"
+        else ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+    )
+    return next((one for one in sizes if value >= 2 * one[0]), sizes[-1])
+
+
+def score_text(measure: str, value: float | None) -> str:
+    """An accuracy or a loss, as its measure is written."""
+    return accuracy_text(value) if measure == "accuracy" else loss_text(value)
+
+
+def range_text(measure: str, low: float | None, high: float | None, signed: bool = False) -> str:
+    """From where to where an interval of scores, or with signs of differences, reaches; empty without one."""
+    if low is None or high is None:
+        return ""
+    ends = [_bare(measure, end, signed) for end in (low, high)]
+    return f"{ends[0]} to {ends[1]}"
+
+
+def difference_text(measure: str, value: float | None) -> str:
+    """A difference of scores with its sign, accuracies in percentage points."""
+    if value is None:
+        return MISSING
+    return f"{_bare(measure, value, signed=True)} points" if measure == "accuracy" else _bare(measure, value, True)
+
+
+def _bare(measure: str, value: float, signed: bool) -> str:
+    scale, digits = (100, 1) if measure == "accuracy" else (1, 3)
+    return format(scale * value, f"{'+' if signed else ''}.{digits}f").replace("-", "\N{MINUS SIGN}")
+
+
 def _scaled(count: float, step: float, units: tuple[str, ...]) -> str:
     size, index = float(count), 0
     while abs(size) >= step - 0.5 and index < len(units) - 1:

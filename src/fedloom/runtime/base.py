@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ class RoundPlan:
         versions: the rounds after which clients got the adapter they train from, where it is not the newest.
         missing: clients that were drawn and don't count in this simulated round, and why.
         simulated_seconds: how long the round takes on the recipe's simulated clock; None without one.
+        simulated_waiting_seconds: of these, what a client waits for the others, mean over clients; None where unknown.
     """
 
     arm: str
@@ -41,6 +42,14 @@ class RoundPlan:
     versions: Mapping[str, int] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     simulated_seconds: float | None = None
+    simulated_waiting_seconds: float | None = None
+
+
+@runtime_checkable
+class MadeTogether(Protocol):
+    """Updates that several processes make; `process_seconds` says how long each of them worked, once they are done."""
+
+    process_seconds: list[float]
 
 
 class Runtime(Protocol):

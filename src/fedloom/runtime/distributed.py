@@ -8,6 +8,7 @@ client's update, in the plan's order, and the others leave the step as soon as t
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ class DistributedRuntime:
 
 
 class SharedUpdates:
-    """A round's updates where they are: each with the process that trained its client."""
+    """A round's updates where they are: each with the process that trained its client; see `MadeTogether`."""
 
     def __init__(
         self,
@@ -76,20 +77,21 @@ class SharedUpdates:
         self._broadcast = broadcast
         loads = [in_process.load_of(plan, client) for client in plan.clients]
         self._owners = deal(loads, group.size)
+        self.process_seconds: list[float] = []
         self._own = in_process.train_some(plan, self._clients_of(group.rank), broadcast, algorithm)
 
     def fold(self, into: Accumulator) -> Folded:
         """Fold the clients' updates where they were trained, and add up the sums; see `Foldable`."""
 
         def work() -> bytes:
-            reports, rejected = [], {}
+            began, reports, rejected = time.perf_counter(), [], {}
             for update in self._own:
                 try:
                     into.add(update)
                 except RejectedUpdate as rejection:
                     rejected[update.client] = str(rejection)
                 reports.append(report_values(update))
-            return pack_message({"reports": reports, "rejected": rejected})
+            return pack_message({"reports": reports, "rejected": rejected, "seconds": time.perf_counter() - began})
 
         folded = self._folded(self._group.exchange(work))
         self._group.add_up(into.sums)
@@ -100,10 +102,13 @@ class SharedUpdates:
         own: dict[str, Update] = {}
 
         def work() -> bytes:
+            began = time.perf_counter()
             own.update((update.client, update) for update in self._own)
-            return b""
+            return pack_message({"seconds": time.perf_counter() - began})
 
-        self._group.exchange(work)
+        for rank, part in enumerate(self._group.exchange(work)):
+            values, _ = unpack_message(part, f"report of process {rank}")
+            self.process_seconds.append(float(values["seconds"]))
         if not self._group.leads:
             for update in own.values():
                 self._group.send(pack_update(update))
@@ -129,6 +134,7 @@ class SharedUpdates:
         rejected: dict[str, str] = {}
         for rank, part in enumerate(parts):
             values, _ = unpack_message(part, f"reports of process {rank}")
+            self.process_seconds.append(float(values["seconds"]))
             rejected.update(values["rejected"])
             for client, report in zip(self._clients_of(rank), values["reports"], strict=True):
                 reports[client] = read_report(report, client)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from fedloom.aggregation import Accumulator, RejectedUpdate, Update
 from fedloom.aggregation.folding import Foldable, Folded
+from fedloom.runtime.base import MadeTogether
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Tally:
         bytes_up: sent by clients.
         bytes_down: sent to clients.
         train_seconds: spent waiting for updates, which in-process is the time of training.
+        process_seconds: how long each of several processes trained and folded; empty in a single one.
     """
 
     losses: dict[str, float] = field(default_factory=dict)
@@ -33,6 +35,7 @@ class Tally:
     bytes_up: int = 0
     bytes_down: int = 0
     train_seconds: float = 0.0
+    process_seconds: list[float] = field(default_factory=list)
 
     @property
     def loss(self) -> float | None:
@@ -78,6 +81,7 @@ class _Watched:
             update = next(updates, None)
             self._tally.train_seconds += time.perf_counter() - began
             if update is None:
+                self._note_processes()
                 return
             self._tally.note(update)
             yield update
@@ -91,6 +95,7 @@ class _Watched:
             for report in folded.reports:
                 self._tally.note(report)
             self._tally.rejected.update(folded.rejected)
+            self._note_processes()
             return folded
         folded = Folded()
         for update in self:
@@ -99,6 +104,10 @@ class _Watched:
             except RejectedUpdate as rejection:
                 self.reject(update.client, str(rejection))
         return folded
+
+    def _note_processes(self) -> None:
+        if isinstance(self._updates, MadeTogether):
+            self._tally.process_seconds = list(self._updates.process_seconds)
 
     def reject(self, client: str, reason: str) -> None:
         """Note an update that is not aggregated; see `Rejecting`."""
