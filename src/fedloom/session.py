@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from fedloom import __version__
 from fedloom.aggregation.registry import algorithm_class
+from fedloom.data.allocation import check_numbers
 from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
 from fedloom.evaluation.evaluator import Evaluator, check_examples
@@ -142,6 +143,8 @@ def check_data(recipe: Recipe, data: FederatedData) -> None:
     Raises:
         UserError: nothing to evaluate on, too few clients, or clients that there are not.
     """
+    # Data may have been prepared for a run whose federation is another one.
+    check_numbers(recipe, len(data.clients))
     check_examples(data, recipe.evaluation.split)
     federation = recipe.federation
     check_participation(federation.participation, federation.clients_per_round, data.clients)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import fedloom
 from tests.compare import RATES, VARIANTS, results
+from tests.federated_runs import outcome
 
 UNITS = 4 + 8  # tunings of two variants and two baselines, and their cells
 
@@ -87,22 +90,17 @@ def test_two_processes_one_of_which_is_killed(recipe_file, undisturbed, tmp_path
     assert results(out) == results(undisturbed)
 
 
-def test_a_kill_before_anything_is_there_whole_leaves_nothing_in_the_way(recipe_file, tmp_path):
-    import fedloom
-
-    out = tmp_path / "out"
-    cell = out / "cells" / "fedavg" / "seed-0"
-    cell.mkdir(parents=True)
-    (cell / ".recipe.yaml.partial").write_text("name: te")
-    (cell / ".lock").touch()
+def test_a_kill_while_first_files_are_written_leaves_nothing_in_the_way(recipe_file, tmp_path):
+    out, cell = tmp_path / "out", tmp_path / "out" / "cells" / "steps=1" / "seed-0"
     settings = {"vary": {"local.steps": [1]}, "seeds": 1, "baselines": False, "overrides": ["federation.rounds=1"]}
-    with pytest.raises(fedloom.errors.UserError, match="is not empty and holds no comparison"):
-        fedloom.compare(recipe_file, out, **settings)
-    (out / "cells").rename(tmp_path / "cells")
-    (out / ".arguments.json.partial").write_text("{")
-    (out / ".lock").touch()
-    (tmp_path / "cells" / "fedavg").rename(tmp_path / "cells" / "steps=1")
-    fedloom.compare(recipe_file, out, **settings)
-    for path in (out / "cells" / "steps=1" / "seed-0").iterdir():
-        if path.name != ".lock":
-            assert path.exists()
+    out.mkdir()
+    for name in (".lock", ".arguments.json.partial"):
+        (out / name).write_text("{")
+    done = fedloom.compare(recipe_file, out, **settings)
+    expected = outcome(cell)
+    shutil.rmtree(cell)
+    cell.mkdir()
+    for name in (".lock", ".recipe.yaml.partial"):
+        (cell / name).write_text("name: te")
+    assert fedloom.compare(recipe_file, out, resume=True, **settings).results["cells"] == done.results["cells"]
+    assert {**outcome(cell), "files": []} == {**expected, "files": []}

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from fedloom.comparison.cells import Cell
-from fedloom.comparison.folder import Unit, opened, store_arguments, units_of
+from fedloom.comparison.folder import Unit, opened, units_of
 from fedloom.comparison.plan import Arguments, Plan, make_plan
 from fedloom.comparison.processes import carry_out, share_out
 from fedloom.comparison.summary import Summary
@@ -94,7 +94,6 @@ def compare(
         units = units_of(folder, plan)
         workshop = Workshop(folder)
         _check_data(workshop, plan, units)
-        store_arguments(folder, arguments)
         summary = Summary(folder, arguments, plan, units)
         told = _Told(units, console)
 

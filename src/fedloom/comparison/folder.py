@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fedloom.comparison.cells import Cell
+from fedloom.comparison.cells import CELLS, Cell
 from fedloom.comparison.plan import Arguments, Plan
-from fedloom.comparison.tuning import Tuning
+from fedloom.comparison.tuning import TUNING, Tuning
 from fedloom.errors import UserError, disk_error
 from fedloom.recipe import load_recipe
-from fedloom.run_directory import LOCK, first_difference, write_json
+from fedloom.run_directory import DATA, LOCK, first_difference, write_json
 
 ARGUMENTS, CLAIMS = "arguments.json", "claims"
 # All that a comparison can have left that was killed before its arguments were there whole.
@@ -46,6 +47,7 @@ def opened(folder: Path, arguments: Arguments, resume: bool) -> Iterator[None]:
         _check_same(folder, read_arguments(folder), arguments)
     elif folder.is_dir() and any(entry.name not in BEFORE_ARGUMENTS for entry in folder.iterdir()):
         raise UserError(f"--out: {folder} is not empty and holds no comparison", hint="give a new folder")
+    resuming, created = stored.is_file(), not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / LOCK, "w", encoding="utf-8")  # noqa: SIM115 - closed below
@@ -54,18 +56,27 @@ def opened(folder: Path, arguments: Arguments, resume: bool) -> Iterator[None]:
     with lock:
         if not _locked(lock):
             raise UserError(f"--out: another process is running in {folder}")
-        yield
+        if not resuming:
+            # First of all: from here on the folder holds a comparison, whenever this process dies.
+            write_json(stored, arguments.as_json())
+        (folder / CLAIMS).mkdir(exist_ok=True)
+        try:
+            yield
+        except UserError:
+            if not resuming and not (folder / CELLS).exists() and not (folder / TUNING).exists():
+                _withdraw(folder, created)
+            raise
 
 
-def store_arguments(folder: Path, arguments: Arguments) -> None:
-    """Write what was asked for: from then on the folder holds a comparison.
-
-    Args:
-        folder: the comparison's.
-        arguments: what was asked for.
-    """
-    (folder / CLAIMS).mkdir(exist_ok=True)
-    write_json(folder / ARGUMENTS, arguments.as_json())
+def _withdraw(folder: Path, created: bool) -> None:
+    """Take away what a comparison refused before it began has left: its corrected command can have the folder."""
+    for name in (DATA, CLAIMS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (ARGUMENTS, LOCK):
+        (folder / name).unlink(missing_ok=True)
+    if created:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def read_arguments(folder: Path) -> Arguments:

@@ -15,13 +15,12 @@ from fedloom.recipe import Recipe, parse_yaml
 ALGORITHM, ALGORITHM_NAME = "federation.algorithm", "federation.algorithm.name"
 # Of a value in the recipe, where --tune names no values of its own.
 DEFAULT_FACTORS = (0.1, 0.1**0.5, 1.0, 10**0.5, 10.0)
-PAIRS = {"[": "]", "{": "}"}
 
 Values = dict[str, Any]
 
 
 def parse_options(option: str, texts: Sequence[str]) -> dict[str, list[Any] | None]:
-    """Read KEY=VALUE,VALUE,... with YAML values; commas within brackets, braces and quotes do not separate.
+    """Read KEY=VALUE,VALUE,... with YAML values, which may be lists and mappings with commas of their own.
 
     Args:
         option: its name; only --tune does without values.
@@ -41,37 +40,11 @@ def parse_options(option: str, texts: Sequence[str]) -> dict[str, list[Any] | No
             raise UserError(f"{option} {text!r}: expected KEY=VALUE,VALUE, e.g. {ALGORITHM_NAME}=fedavg,scaffold")
         if key in found:
             raise UserError(f"{option} {key}: is given twice; list its values with commas")
-        parts = split_at_commas(listed)
-        if equals and not all(part.strip() for part in parts):
+        if equals and (not listed.strip() or listed.rstrip().endswith(",")):
             raise UserError(f"{option} {key}: a value is missing in {listed!r}")
-        found[key] = [parse_yaml(part, f"{option} {key}") for part in parts] if equals else None
+        # The inside of a YAML list.
+        found[key] = parse_yaml(f"[{listed}]", f"{option} {key}") if equals else None
     return found
-
-
-def split_at_commas(text: str) -> list[str]:
-    """Split a list of YAML values at the commas that are not within one of them.
-
-    Args:
-        text: the values.
-
-    Returns:
-        Their texts.
-    """
-    parts, closing, quote = [""], list[str](), ""
-    for sign in text:
-        if quote:
-            quote = "" if sign == quote else quote
-        elif sign in "'\"":
-            quote = sign
-        elif sign in PAIRS:
-            closing.append(PAIRS[sign])
-        elif closing and sign == closing[-1]:
-            closing.pop()
-        if sign == "," and not closing and not quote:
-            parts.append("")
-        else:
-            parts[-1] += sign
-    return parts
 
 
 def points(axes: Mapping[str, Sequence[Any]]) -> list[Values]:

@@ -1,7 +1,7 @@
 """compare.json: everything that a comparison has come to so far, for pages, tables and other programs.
 
-`format` 1. A `score` (also `difference`, `seconds`, `bytes`) is {mean, low, high, values}: over seeds, with the 95 %
-interval of `fedloom.statistics.student_interval`; `values` has one entry for each seed, null where the run has failed or is to come.
+`format` 1. A `score` (also `difference`, `seconds`, `bytes`) is {mean, low, high, values}: over seeds, with its 95 %
+interval (`fedloom.statistics`); `values` has one entry for each seed, null where the run has failed or is to come.
 `docs/compare.md` says what each key holds.
 """
 
