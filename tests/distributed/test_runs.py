@@ -14,6 +14,7 @@ import torch
 import yaml
 
 import fedloom
+from fedloom.report.events import read_events
 from tests.federated_runs import outcome, recipe, write_examples
 
 pytestmark = pytest.mark.long
@@ -76,6 +77,11 @@ def test_two_processes_equal_one(recipe_file: Path, alone: Path, tmp_path: Path)
     # One process speaks.
     assert told.count("federated round 1/3") == 1
     assert outcome(tmp_path / "run") == outcome(alone)
+    # Of several processes, and only of those, the log tells how long each has worked.
+    rounds = [event for event in read_events(tmp_path / "run" / "events.jsonl") if event["event"] == "round"]
+    assert [len(event["process_seconds"]) for event in rounds] == [2, 2, 2]
+    assert all(min(event["process_seconds"]) > 0 for event in rounds)
+    assert "process_seconds" not in (alone / "events.jsonl").read_text()
 
 
 def test_torchrun_and_an_algorithm_that_wants_every_update(recipe_file: Path, alone: Path, tmp_path: Path) -> None:

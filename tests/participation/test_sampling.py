@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedloom.participation import Participation
+from fedloom.participation import Clock, Participation
 from fedloom.randomness import numpy_generator
-from fedloom.recipe.participation_schema import ParticipationConfig
+from fedloom.recipe.participation_schema import ClockConfig, ParticipationConfig
 from tests.participation.populations import SEED, names, participation
 
 DEVIATIONS = 4.5
@@ -127,3 +127,15 @@ def test_whatever_is_asked_for_rounds_are_sound_and_independent_of_order(
         expected = min(count, -(-3 * wanted // 2)) if clocked else wanted
         assert len(found.clients) + len(found.missing) == expected
         assert (found.seconds is not None) == clocked
+        assert (found.waiting is not None) == (clocked and len(found.clients) > 0)
+
+
+def test_a_client_waits_from_its_own_end_to_the_rounds():
+    section = {"clock": {"spread": 1.0}, "over_selection": 1.5}
+    clock = Clock(ClockConfig.model_validate(section["clock"]), SEED, lambda _: 1000.0, 0, 0)
+    for number in range(1, 6):
+        found = participation(20, 5, **section).round(number)
+        finish = [clock.seconds(client, number) for client in found.clients]
+        assert found.seconds == max(finish)
+        assert found.waiting == pytest.approx(np.mean(max(finish) - np.array(finish)))
+        assert found.waiting > 0

@@ -73,7 +73,7 @@ def facts(comparison: Comparison) -> list[tuple[str, str]]:
     content = comparison.content
     found = [("variants", units.count_text(len(comparison.variants)))]
     if content.get("varied"):
-        found.append(("varied", ", ".join(content["varied"])))
+        found.append(("varied", _keys(content["varied"])))
     found.append(("seeds", ", ".join(str(seed) for seed in content["seeds"])))
     cells = content["cells"]
     found.append(("runs", f"{cells['done']} of {cells['planned']}" if not content["finished"] else f"{cells['done']}"))
@@ -81,7 +81,7 @@ def facts(comparison: Comparison) -> list[tuple[str, str]]:
     if seconds:
         found.append(("time of all runs", units.seconds_text(seconds)))
     if content.get("tuned"):
-        found.append(("tuned", ", ".join(content["tuned"]["keys"])))
+        found.append(("tuned", _keys(content["tuned"]["keys"])))
     return found
 
 
@@ -307,6 +307,11 @@ def settings(comparison: Comparison) -> list[tuple[str, str, str, str]]:
 def failures(comparison: Comparison) -> list[tuple[str, str, str]]:
     """The runs without a result: what, which seed, why."""
     return [(one.label, f"seed {run['seed']}", str(run["failed"])) for one in comparison.entries for run in one.failed]
+
+
+def _keys(keys: Sequence[str]) -> Markup:
+    """Recipe keys, which may be broken after a dot where a phone is too narrow for them."""
+    return Markup(", ").join(Markup(".<wbr>").join(key.split(".")) for key in keys)
 
 
 def _score_row(comparison: Comparison, one: Entry, axis: Axis, references: Sequence[tuple[str, float]]) -> ScoreRow:

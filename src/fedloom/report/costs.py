@@ -144,10 +144,9 @@ def _simulated(record: Record) -> list[tuple[str, str]]:
     if known:
         waiting = statistics.fmean(event["simulated_waiting_seconds"] for event in known)
         lasted = statistics.fmean(event["simulated_seconds"] for event in known)
-        share = f" of {units.seconds_text(lasted)}, {100 * waiting / lasted:.0f} %" if lasted else ""
-        found.append(
-            ("simulated waiting of a client for the round's end, on average", units.seconds_text(waiting) + share)
-        )
+        share = f" of a round's {units.seconds_text(lasted)} ({100 * waiting / lasted:.0f} %)" if lasted else ""
+        name = "simulated waiting of a client for the end of a round"
+        found.append((name, f"{units.seconds_text(waiting)}{share}"))
     missing = sum(len(event.get("missing") or ()) for event in rounds)
     drawn = missing + sum(len(event.get("clients") or ()) for event in rounds)
     if missing:

@@ -112,17 +112,23 @@ def _decades(low: float, high: float) -> list[float]:
 
 
 def _names(dots: Sequence[Dot], places: Sequence[tuple[float, float]]) -> list[tuple[int, float, float, str]]:
-    """Places of the names that fit: beside the dot, to the right or to the left, without covering another name."""
-    taken: list[tuple[float, float, float, float]] = [(left - 5, left + 5, top - 5, top + 5) for left, top in places]
+    """Places of the names that fit: right or left of the dot, above or below it, without covering another name."""
+    taken = [(left - 5, left + 5, top - 5, top + 5) for left, top in places]
     found = []
     for index, (left, top) in enumerate(places):
         wide = CHARACTER * len(dots[index].label)
-        for begin, anchor in ((left + 9, "start"), (left - 9 - wide, "end")):
-            box = (begin, begin + wide, top - LINE_OF_TEXT / 2, top + LINE_OF_TEXT / 2)
-            inside = box[0] >= LEFT and box[1] <= WIDTH - RIGHT
+        candidates = (
+            (left + 9, top, left + 9, "start"),
+            (left - 9 - wide, top, left - 9, "end"),
+            (left - wide / 2, top - LINE_OF_TEXT, left, "middle"),
+            (left - wide / 2, top + LINE_OF_TEXT, left, "middle"),
+        )
+        for begin, middle, at, anchor in candidates:
+            box = (begin, begin + wide, middle - LINE_OF_TEXT / 2, middle + LINE_OF_TEXT / 2)
+            inside = box[0] >= LEFT and box[1] <= WIDTH - RIGHT and box[3] <= HEIGHT - BOTTOM
             free = all(box[1] < one[0] or box[0] > one[1] or box[3] < one[2] or box[2] > one[3] for one in taken)
             if inside and free:
                 taken.append(box)
-                found.append((index, begin if anchor == "start" else left - 9, top, anchor))
+                found.append((index, at, middle, anchor))
                 break
     return found

@@ -147,13 +147,12 @@ def score_table(record: Record) -> Table | None:
         ]
         rows.append((arm, NAMES[arm], cells))
     notes = [_test_set_note(record, test_set or "own") for test_set in sets]
-    if record.seeds:
-        notes.append(
-            f"Means over {len(record.seeds)} seeds with their 95 % interval (Student's t), which the thin lines on the "
-            "bars show, too."
-            if len(record.seeds) > 1
-            else "One seed: nothing tells a difference from chance."
-        )
+    seeds = len(record.seeds)
+    notes.append(
+        f"Means over {seeds} seeds with their 95 % interval (Student's t), which the thin lines on the bars show, too."
+        if seeds > 1
+        else "One seed: there are no intervals, and nothing tells a difference from chance."
+    )
     return Table(groups=groups, headings=[measure for _, measure in shown], rows=rows, notes=notes)
 
 

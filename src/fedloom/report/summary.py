@@ -10,6 +10,7 @@ from fedloom.statistics import Interval, student_interval
 
 SAME_ACCURACY = 0.0005
 SAME_LOSS = 0.0005
+SAME_SHARE = 0.0005  # less would be written as 0.0 %
 
 
 def summary_sentence(results: Mapping[str, Result], runs: Sequence[Mapping[str, Result]] = ()) -> str:
@@ -57,7 +58,7 @@ def _comparison(measure: str, federated: float, other: float, rival: str) -> str
         unit = "point" if f"{points:.1f}" == "1.0" else "points"
         verb = "beats" if federated > other else "falls short of"
         return f"Federated training {verb} {rival} by {points:.1f} {unit} of accuracy"
-    if abs(federated - other) < SAME_LOSS:
+    if abs(federated - other) < max(SAME_LOSS, SAME_SHARE * other):
         return f"Federated training is level with {rival}"
     size = f"{100 * abs(federated - other) / other:.1f} %" if other > 0 else f"{abs(federated - other):.3f}"
     side = "below" if federated < other else "above"
