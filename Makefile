@@ -40,6 +40,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/frozen_prefix.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/scale.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/distributed.py $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/compare_cost.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/vs_trl.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/lora_aggregation.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/tune_quickstart.py $(BENCH_OPTIONS)

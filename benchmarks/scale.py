@@ -190,7 +190,7 @@ def measure(source: Path, out: Path, rounds: int, prepared: Path | None) -> dict
     with RunDirectory(out, recipe, resume=False) as directory:
         if prepared is not None:
             (out / DATA).symlink_to(prepared)
-        train(directory, silent)
+        train(directory, silent, fedloom.shared_work.open_run)
     return {**told, "arms": by_arm, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 

@@ -27,6 +27,7 @@ LEVELS = [
     {"shared_work"},
     {"federation"},
     {"runs", "inspection", "doctor"},
+    {"comparison"},
     {"cli", "rank"},
     {"__main__"},
 ]

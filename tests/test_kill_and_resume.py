@@ -91,7 +91,9 @@ def test_twenty_runs_killed_at_random_moments(recipe_file, undisturbed, tmp_path
         assert outcome(tmp_path / str(started)) == expected, f"run {started}, killed after {delays}"
 
 
-@pytest.mark.parametrize("during", ["state.safetensors", "state.json", "adapter_model.safetensors", "metrics.json"])
+@pytest.mark.parametrize(
+    "during", ["recipe.yaml.partial", "state.safetensors", "state.json", "adapter_model.safetensors", "metrics.json"]
+)
 def test_killed_while_writing(recipe_file, undisturbed, tmp_path, during):
     """The process dies in the middle of writing one particular file: the moments that are hardest to hit by chance."""
     script = f"""
@@ -104,7 +106,7 @@ def die_at(path):
     global seen
     if {during!r} in str(path):
         seen += 1
-        if seen == {1 if during in ("metrics.json", "adapter_model.safetensors") else 4}:
+        if seen == {1 if during in ("recipe.yaml.partial", "metrics.json", "adapter_model.safetensors") else 4}:
             Path(path).write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
 def opened(path, mode="r", *rest, **options):

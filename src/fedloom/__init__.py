@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedloom.comparison.compare import Comparison, compare
     from fedloom.runs import RunResult, run
 
 __version__ = "0.1.0"
-__all__ = ["RunResult", "__version__", "run"]
+__all__ = ["Comparison", "RunResult", "__version__", "compare", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from fedloom import runs
 
         return getattr(runs, name)
+    if name in {"compare", "Comparison"}:
+        from fedloom.comparison import compare as comparisons
+
+        return getattr(comparisons, name)
     raise AttributeError(f"module 'fedloom' has no attribute {name!r}")

@@ -24,6 +24,7 @@ from fedloom.aggregation.wrapped import PartlyPrivate
 from fedloom.data.splits import SPLITS
 from fedloom.model.tensor_names import private_names
 from fedloom.participation import AsynchronousSchedule, Clock, Participants, Participation, read_trace
+from fedloom.recipe import Recipe
 from fedloom.recipe.participation_schema import ClockConfig
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.exchange import personal_adapter
@@ -72,14 +73,25 @@ def build_arms(session: Session) -> list[Arm]:
         if baseline.kind == "fine_tuned":
             arms.append(_baseline(session, "fine_tuned", clients, baseline.rounds or 1, local.batch_size, rate))
         elif baseline.kind == "local":
-            # Alone, a client does what it would do on average in the federation.
-            share = federation.clients_per_round / len(clients)
-            rounds = max(1, round(federation.rounds * share))
+            rounds = local_rounds(recipe, len(clients))
             arms.append(_baseline(session, "local", clients, rounds, local.batch_size, rate))
         else:
             batch_size = local.batch_size * federation.clients_per_round
             arms.append(_baseline(session, "centralized", [POOLED], federation.rounds, batch_size, rate))
     return arms
+
+
+def local_rounds(recipe: Recipe, clients: int) -> int:
+    """Rounds of the baseline `local`: alone, a client does what it would do on average in the federation.
+
+    Args:
+        recipe: the run.
+        clients: how many take part in training.
+
+    Returns:
+        At least one.
+    """
+    return max(1, round(recipe.federation.rounds * (recipe.federation.clients_per_round / clients)))
 
 
 def _federated(session: Session, clients: Sequence[str]) -> Arm:

@@ -61,6 +61,53 @@ def run(
 
 
 @app.command()
+def compare(
+    recipe: RecipeArgument,
+    out: Annotated[Path, typer.Option(help="The comparison's folder: new, or with --resume the one to go on with.")],
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE,VALUE", help="A recipe key and its values; variants are all combinations."),
+    ] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY[=VALUE,VALUE]",
+            help="Choose this key for each variant on validation data; default values: around the recipe's.",
+        ),
+    ] = None,
+    overrides: SetOption = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each variant.")] = 3,
+    no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Run no local and no centralized.")] = False,
+    reference: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="The variant differences are taken to; default: the first.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a comparison that was stopped.")] = False,
+    processes: Annotated[int, typer.Option(help="Share whole runs between so many processes.")] = 1,
+) -> None:
+    """Run a recipe in several variants, with several seeds, and compare them."""
+    from fedloom.comparison.grid import parse_options
+
+    # A mistake in these is told at once, before a model library is imported.
+    varied = {key: values or [] for key, values in parse_options("--vary", vary or []).items()}
+    tuned = parse_options("--tune", tune or [])
+    from fedloom.comparison.compare import compare as compare_variants
+
+    compare_variants(
+        recipe,
+        out,
+        varied,
+        tuned,
+        seeds=seeds,
+        overrides=overrides or [],
+        baselines=not no_baselines,
+        reference=reference,
+        resume=resume,
+        processes=processes,
+        show=True,
+    )
+
+
+@app.command()
 def data(recipe: RecipeArgument, overrides: SetOption = None) -> None:
     """Show what each client of a recipe holds."""
     from fedloom.inspection import show_data

@@ -24,6 +24,10 @@ class UserError(ValueError):
         self.hint = hint
 
 
+class Diverged(UserError):
+    """Training that ended in losses that are no numbers: a result of the settings, which a comparison records."""
+
+
 class ProcessLost(RuntimeError):
     """A process of a distributed run is gone, and the run has ended with it; told in one line.
 

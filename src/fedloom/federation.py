@@ -7,40 +7,39 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from fedloom.aggregation import Algorithm
 from fedloom.arms import Arm
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
-from fedloom.errors import UserError
+from fedloom.errors import Diverged, UserError
 from fedloom.model.peft_format import export_adapter
+from fedloom.recipe import Recipe
 from fedloom.report.events import EventLog
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDirectory, write_json
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.tally import Tally
 from fedloom.session import Session, check_same_base, check_same_data, describe_session
-from fedloom.shared_work import open_run
 from fedloom.wire.encoding import in_order
-
-if TYPE_CHECKING:
-    from fedloom.runtime.process_group import ProcessGroup
 
 Listener = Callable[[dict[str, Any]], None]
 # Of a round's event and of the totals: seconds that passed on the recipe's simulated clock only.
 SIMULATED = "simulated_seconds"
 # Given the rounds of every arm, something that listens to events while it is open.
 Observer = Callable[[dict[str, int]], AbstractContextManager[Listener]]
+# Given a recipe and its run directory, what the run works with and what it trains.
+Opener = Callable[[Recipe, Path], tuple[Session, list[Arm]]]
 
 
-def train(directory: RunDirectory, observer: Observer, group: ProcessGroup | None = None) -> dict[str, Any]:
+def train(directory: RunDirectory, observer: Observer, opener: Opener) -> dict[str, Any]:
     """Carry a run to its end, from the beginning or from its newest checkpoint.
 
     Args:
         directory: the open run directory.
         observer: is told of every event.
-        group: the processes that share the work, this one leading, where there are several.
+        opener: brings together what the run works with.
 
     Returns:
         The run's metrics, as written to `metrics.json`.
@@ -49,7 +48,7 @@ def train(directory: RunDirectory, observer: Observer, group: ProcessGroup | Non
     state = load_checkpoint(directory.path / CHECKPOINTS)
     if state is not None:
         check_same_base(directory.recipe, directory.path)
-    session, arms = open_run(directory.recipe, directory.path, group)
+    session, arms = opener(directory.recipe, directory.path)
     data_seconds = time.perf_counter() - began
     log = EventLog(directory.path / EVENTS)
     with observer({arm.name: arm.rounds for arm in arms}) as listener:
@@ -189,7 +188,7 @@ def _require_finite(arm: str, round_number: int, result: dict[str, Any]) -> None
         return
     if arm == "base":
         raise UserError("model.base: the untuned model's loss is not a finite number", hint="check its weights")
-    raise UserError(
+    raise Diverged(
         f"round {round_number}: the {arm} adapter's test loss is not a finite number",
         hint="lower local.learning_rate; the last good checkpoint is kept",
     )
@@ -201,12 +200,14 @@ def _commit(path: Path, log: EventLog, state: RunState) -> None:
 
 
 def _metrics(session: Session, state: RunState) -> dict[str, Any]:
-    recipe = session.recipe
+    recipe, results = session.recipe, dict(state.results)
+    # A comparison's baselines are runs whose federation has no rounds, and so no result.
+    federated = {"eval": results.pop("federated")} if "federated" in results else {}
     return {
         "name": recipe.name,
         "seed": recipe.seed,
         "rounds": recipe.federation.rounds,
         **state.totals,
-        "eval": state.results["federated"],
-        "baselines": {name: result for name, result in state.results.items() if name != "federated"},
+        **federated,
+        "baselines": results,
     }

@@ -33,17 +33,23 @@ ENDING_SECONDS = 3.0
 TOLD = 3
 
 
-class _Child:
-    """One process of the run, and the line to it."""
+class Child:
+    """A process that was started to do a task, and the line to it.
 
-    def __init__(self, place: Place, task: dict[str, Any], environment: dict[str, str]) -> None:
-        self.rank = place.rank
+    Args:
+        rank: its number, from 0.
+        task: what it does, see `rank.py`; JSON.
+        environment: its environment variables.
+    """
+
+    def __init__(self, rank: int, task: dict[str, Any], environment: dict[str, str]) -> None:
+        self.rank = rank
         self._line, its_end = socket.socketpair()
         with its_end:
             # A group of its own: Ctrl-C reaches this process only, which then ends the others.
             command = [sys.executable, "-m", "fedloom.rank"]
             self.process = subprocess.Popen(command, stdin=its_end.fileno(), env=environment, process_group=0)
-        self._line.sendall(json.dumps({"place": asdict(place), **task}).encode() + b"\n")
+        self._line.sendall(json.dumps(task).encode() + b"\n")
 
     @cached_property
     def answer(self) -> dict[str, Any]:
@@ -85,12 +91,13 @@ def launch(recipe: Recipe, out: str | Path, resume: bool, seeds: int, show: bool
     task = {"recipe": recipe_yaml(recipe), "out": str(out), "resume": resume, "seeds": seeds, "show": show}
     # All of them are on this machine: nothing need be reachable from outside.
     environment = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", **os.environ}
-    children: list[_Child] = []
+    children: list[Child] = []
     with tempfile.TemporaryDirectory(prefix="fedloom-") as folder:
         meeting_point = (Path(folder) / "meeting_point").as_uri()
         try:
             for rank in range(size):
-                children.append(_Child(Place(rank, size, rank, size, meeting_point), task, environment))
+                place = asdict(Place(rank, size, rank, size, meeting_point))
+                children.append(Child(rank, {"place": place, **task}, environment))
             _watch(children)
         finally:
             for child in children:
@@ -102,7 +109,7 @@ def launch(recipe: Recipe, out: str | Path, resume: bool, seeds: int, show: bool
                 sys.stdout.write("\x1b[?25h")
 
 
-def _watch(children: Sequence[_Child]) -> None:
+def _watch(children: Sequence[Child]) -> None:
     """Wait until all processes have ended well, or raise what the first one that did not has met."""
     deadline: float | None = None
     while True:
@@ -118,7 +125,7 @@ def _watch(children: Sequence[_Child]) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _raise_cause(child: _Child, size: int, final: bool) -> None:
+def _raise_cause(child: Child, size: int, final: bool) -> None:
     """Raise how a process ended; not yet where it only lost another one, unless it is the final word."""
     code, which = child.process.returncode, f"process {child.rank} (of {size}, numbered from 0)"
     if code < 0:

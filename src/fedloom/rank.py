@@ -1,4 +1,4 @@
-"""`python -m fedloom.rank`: one process of a distributed run, started and watched by `launch.py`."""
+"""`python -m fedloom.rank`: one process of a distributed run or of a comparison, started by the command's process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from fedloom.errors import ProcessLost, UserError, disk_error
@@ -21,13 +22,9 @@ def main() -> None:
         task = json.loads(lines.readline())
     # The line closes when the process at its other end is gone: then nobody waits for this one either.
     threading.Thread(target=lambda: (line.recv(1), os._exit(1)), daemon=True).start()
-    from fedloom.recipe import parse_recipe
-    from fedloom.runs import take_part
-
     answer: dict[str, Any]
     try:
-        place = Place(**task["place"])
-        take_part(place, lambda: parse_recipe(task["recipe"]), task["out"], task["resume"], task["seeds"], task["show"])
+        _carry_out(task)
         return
     except UserError as error:
         answer = {"kind": "mistake", "message": error.message, "hint": error.hint}
@@ -43,6 +40,19 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(TOLD)
+
+
+def _carry_out(task: dict[str, Any]) -> None:
+    if "comparison" in task:
+        from fedloom.comparison.processes import take_cells
+
+        take_cells(Path(task["comparison"]), task["processes"])
+        return
+    from fedloom.recipe import parse_recipe
+    from fedloom.runs import take_part
+
+    place = Place(**task["place"])
+    take_part(place, lambda: parse_recipe(task["recipe"]), task["out"], task["resume"], task["seeds"], task["show"])
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from fedloom.recipe import Recipe, load_recipe, recipe_yaml
 
 RECIPE, EVENTS, METRICS, ADAPTER = "recipe.yaml", "events.jsonl", "metrics.json", "adapter"
 CHECKPOINTS, CLIENTS, DATA, LOCK = "checkpoints", "clients", "data", ".lock"
+# All that a run can have left that was killed before its recipe was there whole.
+BEFORE_RECIPE = {LOCK, f".{RECIPE}.partial"}
 
 
 class RunDirectory:
@@ -51,14 +53,14 @@ class RunDirectory:
             raise UserError(f"--out: {self.path} is a file, not a folder")
         recipe_file = self.path / RECIPE
         if not recipe_file.is_file():
-            if self.path.is_dir() and any(entry.name != LOCK for entry in self.path.iterdir()):
+            if self.path.is_dir() and any(entry.name not in BEFORE_RECIPE for entry in self.path.iterdir()):
                 raise UserError(f"--out: {self.path} is not empty and holds no run", hint="give a new folder")
             # A run killed before it wrote anything resumes from the beginning.
             return False
         if not resume:
             raise UserError(f"--out: {self.path} already holds a run", hint="go on with --resume, or give a new folder")
         stored = load_recipe(recipe_file)
-        difference = _difference(stored.model_dump(), self.recipe.model_dump())
+        difference = first_difference(stored.model_dump(), self.recipe.model_dump())
         if difference is not None:
             key, old, new = difference
             raise UserError(
@@ -155,13 +157,23 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
+def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """Find where two recipes are not the same run.
+
+    Args:
+        old: sections and keys of the one.
+        new: of the other.
+        key: of both, dotted.
+
+    Returns:
+        Key, old value and new value, or None.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *(n for n in new if n not in old)]:
             # Where a run is computed does not change what it computes; a resume may use other hardware.
             if not key and name in {"runtime", "trackers"}:
                 continue
-            found = _difference(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+            found = first_difference(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
             if found is not None:
                 return found
         return None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from fedloom.errors import UserError
-from fedloom.federation import Listener, Observer, train
+from fedloom.federation import Listener, Observer, Opener, train
 from fedloom.launch import launch
 from fedloom.places import Place, load_under_torchrun, place_under_torchrun
 from fedloom.recipe import Recipe, load_recipe
@@ -22,7 +23,7 @@ from fedloom.report.progress import Progress, closing_table
 from fedloom.report.results import average_results
 from fedloom.report.trackers import open_tracker
 from fedloom.run_directory import ADAPTER, METRICS, RunDirectory, write_json
-from fedloom.shared_work import follow
+from fedloom.shared_work import follow, open_run
 
 if TYPE_CHECKING:
     from fedloom.runtime.process_group import ProcessGroup
@@ -117,7 +118,7 @@ def _carry_out(
         raise UserError(f"--seeds: {seeds} is not a positive number")
     console = Console() if show else Console(quiet=True)
     if seeds == 1:
-        metrics = _single(recipe, folder, resume, console, group)
+        metrics = carry_out_one(recipe, folder, resume, console, partial(open_run, group=group))
     else:
         metrics = _several(recipe, folder, resume, seeds, console, group)
     write_report(folder)
@@ -133,14 +134,26 @@ def _result(folder: Path) -> RunResult:
     return RunResult(folder, adapter, folder / REPORT, metrics)
 
 
-def _single(recipe: Recipe, folder: Path, resume: bool, console: Console, group: ProcessGroup | None) -> dict[str, Any]:
+def carry_out_one(recipe: Recipe, folder: Path, resume: bool, console: Console, opener: Opener) -> dict[str, Any]:
+    """Carry out a recipe with its own seed: a run directory, trackers, live progress.
+
+    Args:
+        recipe: the run.
+        folder: the run directory.
+        resume: go on with the run that is there, if there is one.
+        console: where progress is shown.
+        opener: brings together what the run works with.
+
+    Returns:
+        The run's metrics.
+    """
     with RunDirectory(folder, recipe, resume) as directory, ExitStack() as trackers:
         listeners: list[Listener] = []
         for name in recipe.trackers:
             tracker = open_tracker(name, folder, recipe.name)
             trackers.callback(tracker.close)
             listeners.append(tracker)
-        return train(directory, _observer(listeners, console), group)
+        return train(directory, _observer(listeners, console), opener)
 
 
 def _several(
@@ -152,7 +165,8 @@ def _several(
     results = []
     for seeded in recipes:
         console.print(f"[bold]seed {seeded.seed}[/bold]")
-        results.append(_single(seeded, folder / f"seed-{seeded.seed}", resume, console, group))
+        folder_of_seed = folder / f"seed-{seeded.seed}"
+        results.append(carry_out_one(seeded, folder_of_seed, resume, console, partial(open_run, group=group)))
     metrics = _mean_metrics(recipe.name, [seeded.seed for seeded in recipes], results)
     write_json(folder / METRICS, metrics)
     return metrics

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from fedloom import __version__
 from fedloom.aggregation.registry import algorithm_class
+from fedloom.data.allocation import check_numbers
 from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
 from fedloom.errors import UserError
@@ -74,14 +75,26 @@ def prepare_data(recipe: Recipe, directory: Path) -> tuple[FederatedData, Any]:
     Raises:
         UserError: for any mistake in the recipe's model or data section.
     """
+    check_settings(recipe)
+    tokenizer = load_tokenizer(recipe.model)
+    return prepare(recipe, tokenizer, directory), tokenizer
+
+
+def check_settings(recipe: Recipe) -> None:
+    """Check a run's device, its model section and what its clients keep to themselves; no weight is read.
+
+    Args:
+        recipe: the run.
+
+    Raises:
+        UserError: for any mistake in them.
+    """
     quiet_libraries()
     pick_device(recipe.runtime.device)
     layers = check_model(recipe.model, recipe.runtime)
     if recipe.federation.private:
         shared = algorithm_class(recipe.federation.algorithm.name).shared
         check_patterns(factors_of(layers), shared, recipe.federation.private)
-    tokenizer = load_tokenizer(recipe.model)
-    return prepare(recipe, tokenizer, directory), tokenizer
 
 
 def open_model(recipe: Recipe, scratch: Path | None = None) -> tuple[PreTrainedModel, GroupedLora]:
@@ -121,11 +134,26 @@ def open_data(recipe: Recipe, directory: Path) -> FederatedData:
     """
     data, _ = prepare_data(recipe, directory / DATA)
     return_freed_memory()
+    check_data(recipe, data)
+    return data
+
+
+def check_data(recipe: Recipe, data: FederatedData) -> None:
+    """Check that a run's data have what its other sections ask for.
+
+    Args:
+        recipe: the run.
+        data: of the run.
+
+    Raises:
+        UserError: nothing to evaluate on, too few clients, or clients that there are not.
+    """
+    # Data may have been prepared for a run whose federation is another one.
+    check_numbers(recipe, len(data.clients))
     check_examples(data, recipe.evaluation.split)
     federation = recipe.federation
     check_participation(federation.participation, federation.clients_per_round, data.clients)
     check_named_clients(recipe, data.clients)
-    return data
 
 
 def open_session(recipe: Recipe, directory: Path) -> Session:
@@ -164,6 +192,7 @@ def over_model(
     model: PreTrainedModel,
     lora: GroupedLora,
     group: ProcessGroup | None = None,
+    neighbours: int = 1,
 ) -> Session:
     """Bring the data together with a base model that is loaded: many runs over one model, one after another.
 
@@ -174,6 +203,7 @@ def over_model(
         model: the frozen base.
         lora: its adapters.
         group: the processes that share the work, where there are several.
+        neighbours: processes of this machine that are at work on runs of their own, this one among them.
 
     Returns:
         The session.
@@ -181,7 +211,9 @@ def over_model(
     store = ClientStore(directory / CLIENTS)
     threads = usable_threads(recipe.runtime.threads)
     if group is None:
-        lanes = passes = Lanes(threads, lora.device)
+        # Neighbours share the cores out as lanes, but bits may depend on the threads of what is computed alone.
+        part = usable_threads(recipe.runtime.threads, neighbours)
+        lanes = passes = Lanes(part, lora.device, threads_alone=threads)
     else:
         # What can't be shared out gets the threads of a single process: meanwhile the others are waiting.
         part = usable_threads(recipe.runtime.threads, group.place.local_size)

@@ -40,7 +40,7 @@ SEEN_BY_ALL = ".seen-by-all"
 ADAPTER, STATE = "adapter/", "state/"
 
 
-def open_run(recipe: Recipe, path: Path, group: ProcessGroup | None) -> tuple[Session, list[Arm]]:
+def open_run(recipe: Recipe, path: Path, group: ProcessGroup | None = None) -> tuple[Session, list[Arm]]:
     """Bring together what a run works with, and what it trains.
 
     Args:

@@ -29,22 +29,37 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises:
         UserError: with key, value and what is allowed, where anything is wrong.
     """
-    if isinstance(source, Mapping):
-        values: Any = dict(source)
-    else:
-        path = _recipe_file(source)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"recipe: {path} is not a UTF-8 text file") from None
-        values = parse_yaml(text, str(path))
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise UserError(f"recipe: expected a mapping of keys, got {type(values).__name__}")
+    values = read_recipe(source)
     for override in overrides:
         values = _with_override(values, override)
     return validate_recipe(_shortened(values, overrides))
+
+
+def read_recipe(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """Read a recipe as it was written, without checking it.
+
+    Args:
+        source: path of a YAML file, or the recipe as a mapping.
+
+    Returns:
+        The keys and values given, no defaults.
+
+    Raises:
+        UserError: where there is no such file, or it holds no YAML mapping.
+    """
+    if isinstance(source, Mapping):
+        return dict(source)
+    path = _recipe_file(source)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"recipe: {path} is not a UTF-8 text file") from None
+    values = parse_yaml(text, str(path))
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"recipe: expected a mapping of keys, got {type(values).__name__}")
+    return values
 
 
 def _recipe_file(source: str | Path) -> Path:

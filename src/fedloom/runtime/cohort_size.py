@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import psutil
@@ -28,6 +29,9 @@ ADAPTER_COPIES = 6
 PROBE_TOKENS = 256
 
 
+_MEASURED: WeakKeyDictionary[GroupedLora, tuple[float, float]] = WeakKeyDictionary()
+
+
 class CohortSizer:
     """Deals a round's clients to cohorts; the result of training never depends on it.
 
@@ -46,8 +50,10 @@ class CohortSizer:
         self.adapter_bytes = ADAPTER_COPIES * 4 * lora.size
         if self.cohort == "auto":
             self.budget = memory_budget(config, lora.device) / lanes
-            self.kept_bytes = BACKWARD_FACTOR * bytes_per_token(model, lora)
-            self.recomputed_bytes = BACKWARD_FACTOR * recomputed_bytes_per_token(model, lora)
+            # Once for each loaded model: many runs may work over it, one after another.
+            if lora not in _MEASURED:
+                _MEASURED[lora] = bytes_per_token(model, lora), recomputed_bytes_per_token(model, lora)
+            self.kept_bytes, self.recomputed_bytes = (BACKWARD_FACTOR * size for size in _MEASURED[lora])
             self.longest_pass = CPU_TOKENS if lora.device.type == "cpu" else math.inf
 
     def bytes_at_work(self, clients: int, tokens: int) -> float:

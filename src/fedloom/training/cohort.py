@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from fedloom.aggregation.client_rule import ClientFinish
 from fedloom.data.shards import ExampleSet
-from fedloom.errors import UserError
+from fedloom.errors import Diverged
 from fedloom.model.forward import label_losses
 from fedloom.model.grouped_lora import Adapter, GroupedLora
 from fedloom.model.packing import Example, pack
@@ -48,10 +48,6 @@ class ClientResult:
     finish: ClientFinish
 
 
-class TrainingDiverged(UserError):
-    """A client's loss stopped being a number."""
-
-
 def train_cohort(
     model: PreTrainedModel, lora: GroupedLora, work: Sequence[ClientWork], training: LocalTraining
 ) -> list[ClientResult]:
@@ -67,7 +63,7 @@ def train_cohort(
         One result for each client, in the order of `work`.
 
     Raises:
-        TrainingDiverged: naming the client and the round, where a loss is not finite.
+        Diverged: naming the client and the round, where a loss is not finite.
     """
     # Longest first: the clients still at work are then always the first rows, and a step works on plain slices.
     order = sorted(range(len(work)), key=lambda i: -len(work[i].batches))
@@ -93,7 +89,7 @@ def train_cohort(
         steps = len(client.work.batches)
         loss = float(loss_sums[row]) / steps
         if not np.isfinite(loss) or not client.is_finite():
-            raise TrainingDiverged(
+            raise Diverged(
                 f"round {training.round_number}: the loss of client {client.work.client!r} is not a finite number",
                 hint="lower local.learning_rate; the last good checkpoint is kept",
             )
