@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, mean
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -176,10 +176,12 @@ def _observer(listeners: Sequence[Listener], console: Console) -> Observer:
 def _mean_metrics(name: str, seeds: list[int], runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     keys = ("seconds", "bytes_up", "bytes_down", "tokens", "rejected", "simulated_seconds")
     numbers = {key: fmean(run[key] for run in runs) for key in keys if key in runs[0]}
+    stops = {str(seed): run["stop"] for seed, run in zip(seeds, runs, strict=True) if "stop" in run}
     return {
         "name": name,
         "seeds": seeds,
-        "rounds": runs[0]["rounds"],
+        "rounds": mean(run["rounds"] for run in runs),
+        **({"stops": stops} if stops else {}),
         **numbers,
         "eval": average_results([run["eval"] for run in runs]),
         "baselines": {arm: average_results([run["baselines"][arm] for run in runs]) for arm in runs[0]["baselines"]},

@@ -17,7 +17,7 @@ from fedloom.data.conversation import (
 )
 from fedloom.data.partition import key_text, partition_records
 from fedloom.data.readers import Record
-from fedloom.data.sources import POCKET_TASKS, locate, read_locations
+from fedloom.data.sources import locate, read_locations
 from fedloom.data.splits import (
     SPLITS,
     Split,
@@ -81,11 +81,6 @@ class Allocation:
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
 
 
-def is_checkable(data: DataConfig) -> bool:
-    """Whether the source's answers can be told right or wrong by comparing text."""
-    return data.source in (POCKET_TASKS, [POCKET_TASKS])
-
-
 def effective_data(data: DataConfig) -> DataConfig:
     """Fill in the defaults that pocket-tasks brings.
 
@@ -98,7 +93,7 @@ def effective_data(data: DataConfig) -> DataConfig:
     Returns:
         The section to act on.
     """
-    if not is_checkable(data):
+    if not data.checkable:
         return data
     changes: dict[str, object] = {}
     if data.split.model_dump() == SplitConfig().model_dump():
@@ -217,7 +212,7 @@ def _read(data: DataConfig, seed: int) -> tuple[list[Record], list[Record]]:
     """Read the records of the clients and those of the global test."""
     records = read_locations(locate(data.source), seed)
     rule = data.global_test
-    if is_checkable(data) and (rule is None or rule.where != POCKET_GLOBAL):
+    if data.checkable and (rule is None or rule.where != POCKET_GLOBAL):
         # The rows of the suite's own global test are no client's, whatever the recipe tests on instead.
         records = [record for record in records if record.values["client"] != POCKET_GLOBAL["client"]]
     if rule is None:

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from fedloom.data.readers import SUFFIXES, Record, optional_package, read_file, suffix_of
 from fedloom.errors import UserError, nearest
+from fedloom.recipe.data_schema import POCKET_TASKS
 
-POCKET_TASKS = "pocket-tasks"
 # owner/name, and after a colon the split.
 _HUB_ID = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<split>[\w.-]+))?$")
 _SAVED_MARKERS = ("dataset_dict.json", "state.json")

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from fedloom.recipe.base import Config, Fraction, PositiveInt
 
+POCKET_TASKS = "pocket-tasks"
+
 
 class FieldsConfig(Config):
     """Which fields of a record hold what: either prompt and response, or messages."""
@@ -114,7 +116,7 @@ class DataConfig(Config):
     """Where the text comes from, how it is phrased and who owns which part."""
 
     source: str | list[str] = Field(
-        "pocket-tasks",
+        POCKET_TASKS,
         description="A file, a list of files, a folder, a hub id, or 'pocket-tasks' (embedded).",
     )
     fields: FieldsConfig = Field(
@@ -134,9 +136,14 @@ class DataConfig(Config):
     unseen_clients: int = Field(0, ge=0, description="Clients held out of training and tested at the end.")
     category: str | None = Field(None, description="Field by which the global test is broken down.")
 
+    @property
+    def checkable(self) -> bool:
+        """Whether the source's answers can be told right or wrong by comparing text."""
+        return self.source in (POCKET_TASKS, [POCKET_TASKS])
+
     @model_validator(mode="after")
     def _has_effect(self) -> DataConfig:
-        if self.source in ("pocket-tasks", ["pocket-tasks"]):
+        if self.checkable:
             fixed = FieldsConfig(prompt="prompt", response="response")
             if self.fields != fixed:
                 raise ValueError("fields has no effect on pocket-tasks, whose fields are prompt and response")

@@ -14,6 +14,7 @@ from fedloom.recipe.combinations import check_combinations
 from fedloom.recipe.data_schema import DataConfig
 from fedloom.recipe.federation_schema import FederationConfig
 from fedloom.recipe.model_schema import ModelConfig
+from fedloom.recipe.stop_schema import check_stop
 
 
 class TaskConfig(Config):
@@ -203,9 +204,16 @@ class Recipe(Config):
             )
         return self
 
+    @property
+    def measures_accuracy(self) -> bool:
+        """Whether results hold an accuracy."""
+        exact = self.evaluation.exact_match
+        return self.data.checkable if exact == "auto" else exact
+
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
         check_combinations(self)
+        check_stop(self)
         return self
 
     @model_validator(mode="after")
