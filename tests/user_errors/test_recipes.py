@@ -53,7 +53,7 @@ WEIGHTS = "model.safetensors"
         ("model.adapter.layers=[6]", ["model.adapter.layers: 6 is no decoder layer", "0, 1, 2, 3, 4, 5"]),
         ("runtime.prefix_cache_gb=1", ["runtime.prefix_cache_gb has no effect"]),
         ("evaluation.exact_match=atuo", ["'atuo' is not true or false or 'auto'", "mean 'auto'"]),
-        ("data.source=3", ["data.source: 3 is not text or a list"]),
+        ("data.source=3", ["data.source: 3 is not text or a section with the keys path", "or a list"]),
         ("data.source=[]", ["data.source: the list is empty"]),
     ],
 )

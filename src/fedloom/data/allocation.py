@@ -35,6 +35,7 @@ from fedloom.recipe.data_schema import (
     PartitionByKey,
     PartitionDirichlet,
     PartitionFiles,
+    SourceConfig,
     SplitConfig,
 )
 from fedloom.recipe.participation_schema import check_concurrency
@@ -233,15 +234,19 @@ def _read(data: DataConfig, seed: int) -> tuple[list[Record], list[Record]]:
 
 
 def _check_all_fields(data: DataConfig, local: Sequence[Record], common: Sequence[Record]) -> None:
-    required, optional = field_keys(data.fields)
-    check_fields(common, required, {})
+    general: dict[str, str] = {}
     if isinstance(data.partition, PartitionByKey | PartitionDirichlet):
-        required["data.partition.key"] = data.partition.key
+        general["data.partition.key"] = data.partition.key
     if data.split.key is not None:
-        required["data.split.key"] = data.split.key
+        general["data.split.key"] = data.split.key
+    keys: list[tuple[str, SourceConfig | None]] = [("data", None), *data.sections().items()]
+    for key, source in keys:
+        fields, own = data.fields_of(source), source is not None and source.fields is not None
+        required, optional = field_keys(fields, f"{key if own else 'data'}.fields")
+        check_fields([record for record in common if record.source is source], required, {})
+        check_fields([record for record in local if record.source is source], required | general, optional)
     if data.category is not None:
         check_fields(common, {"data.category": data.category}, {})
-    check_fields(local, required, optional)
 
 
 def _share_out(
@@ -272,7 +277,8 @@ def _share_out(
 def _conversation(record: Record, data: DataConfig) -> list[Message] | str:
     """Give the record's messages, or the reason why it is not used."""
     try:
-        return conversation_of(record, data.fields)
+        instruction = record.source.instruction if record.source is not None else None
+        return conversation_of(record, data.fields_of(record.source), instruction)
     except UnusableRecord as reason:
         return str(reason)
 

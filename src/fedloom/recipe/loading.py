@@ -276,7 +276,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tags() -> set[str]:
-    tags = {"list[str]", "str", "int", "float", "constrained-int", "bool", "list"}
+    tags = {"list[str]", "SourceConfig", "str", "int", "float", "constrained-int", "bool", "list"}
     tags.update(f"literal['{name}']" for name in ("auto", "all-linear"))
     for model in _variants(Recipe):
         if model.__name__.startswith("Partition"):
@@ -296,7 +296,7 @@ def _allowed_keys(location: Sequence[int | str], raw: Sequence[int | str]) -> li
             inner
             for model in models
             if part in model.model_fields
-            for inner in _models_in(model.model_fields[part].annotation)
+            for inner in dict.fromkeys(_models_in(model.model_fields[part].annotation))
         ]
     if len(models) > 1:
         tags = set(raw)
