@@ -142,7 +142,9 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             return session.evaluator.personal(own)
         result = session.evaluator.shared(adapter)
         if chosen.personal_adapters:
-            result["personal"] = session.evaluator.personal(own)["own"]
+            personal = session.evaluator.personal(own)
+            result["personal"] = personal["own"]
+            result |= {key: personal[key] for key in ("cross",) if key in personal}
         return result
 
     return Arm("federated", federation.rounds, plan, chosen, evaluate)

@@ -16,6 +16,7 @@ from fedloom.arms import Arm
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
 from fedloom.errors import UserError
 from fedloom.model.peft_format import export_adapter
+from fedloom.report.cross import cross_rows
 from fedloom.report.events import EventLog
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDirectory, write_json
 from fedloom.runtime import RoundPlan
@@ -215,12 +216,14 @@ def _commit(path: Path, log: EventLog, state: RunState) -> None:
 
 def _metrics(session: Session, state: RunState) -> dict[str, Any]:
     recipe = session.recipe
+    matrix = {"cross": cross_rows(state.results)} if recipe.evaluation.cross else {}
     return {
         "name": recipe.name,
         "seed": recipe.seed,
         "rounds": state.stop["round"] if state.stop else recipe.federation.rounds,
         **({"stop": state.stop} if state.stop else {}),
         **state.totals,
+        **matrix,
         "eval": state.results["federated"],
         "baselines": {name: result for name, result in state.results.items() if name != "federated"},
     }

@@ -17,6 +17,7 @@ from fedloom.federation import Listener, Observer, train
 from fedloom.launch import launch
 from fedloom.places import Place, load_under_torchrun, place_under_torchrun
 from fedloom.recipe import Recipe, load_recipe
+from fedloom.report.cross import closing_cross_table, mean_rows
 from fedloom.report.html import REPORT, write_report
 from fedloom.report.progress import Progress, closing_table
 from fedloom.report.results import average_results
@@ -123,6 +124,8 @@ def _carry_out(
     write_report(folder)
     if show:
         console.print(closing_table(metrics))
+        if (matrix := closing_cross_table(metrics)) is not None:
+            console.print(matrix)
         result = _result(folder)
         console.print(f"adapter  {result.adapter}\nreport   {result.report}")
 
@@ -183,6 +186,7 @@ def _mean_metrics(name: str, seeds: list[int], runs: Sequence[dict[str, Any]]) -
         "rounds": mean(run["rounds"] for run in runs),
         **({"stops": stops} if stops else {}),
         **numbers,
+        **({"cross": mean_rows([run["cross"] for run in runs])} if "cross" in runs[0] else {}),
         "eval": average_results([run["eval"] for run in runs]),
         "baselines": {arm: average_results([run["baselines"][arm] for run in runs]) for arm in runs[0]["baselines"]},
     }

@@ -14,7 +14,7 @@ from fedloom import __version__
 from fedloom.aggregation.registry import algorithm_class
 from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
-from fedloom.evaluation.evaluator import Evaluator, check_examples
+from fedloom.evaluation.evaluator import Evaluator, check_cross, check_examples
 from fedloom.model.base import check_model, load_base, load_tokenizer, pick_device, quiet_libraries
 from fedloom.model.checkpointing import make_layers_repeatable
 from fedloom.model.decoder_layer import frozen_layers, use_own_layers
@@ -117,6 +117,7 @@ def open_data(recipe: Recipe, directory: Path) -> FederatedData:
     data, _ = prepare_data(recipe, directory / DATA)
     return_freed_memory()
     check_examples(data, recipe.evaluation.split)
+    check_cross(data, recipe.evaluation)
     federation = recipe.federation
     check_participation(federation.participation, federation.clients_per_round, data.clients)
     check_named_clients(recipe, data.clients)

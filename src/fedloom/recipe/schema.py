@@ -80,6 +80,11 @@ class EvaluationConfig(Config):
         description="Test at most so many clients, and so many unseen ones, always the same; default: all. "
         "Results name every client up to 1000 of them; beyond that they are quantiles.",
     )
+    cross: bool = Field(
+        False,
+        description="Also score every client's own adapter (of the baselines local and fine_tuned, and of personalised "
+        "algorithms) on every other client's test: a matrix, of at most 32 tested clients.",
+    )
 
 
 class BaselineConfig(Config):

@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from fedloom.report import breakdowns, sections
+from fedloom.report.cross import cross_table
 from fedloom.report.record import Record, read_record
 from fedloom.report.summary import summary_sentence
 
@@ -66,6 +67,7 @@ def render(record: Record) -> str:
         clients=breakdowns.clients(record),
         spread=breakdowns.spread_table(record),
         categories=breakdowns.category_table(record),
+        cross=cross_table(record),
         seeds=breakdowns.seed_table(record),
         traffic=sections.traffic(record),
         times=sections.times(record),
