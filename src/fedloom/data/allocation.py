@@ -42,6 +42,7 @@ from fedloom.recipe.participation_schema import check_concurrency
 from fedloom.recipe.schema import Recipe
 
 POCKET_GLOBAL = {"client": "all-families"}
+SMALL_CLIENT = "client below min_examples"
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +272,23 @@ def _share_out(
             dropped[owner][told] += 1
         else:
             members[owner].append((record, told))
+    if isinstance(data.partition, PartitionByKey) and data.partition.min_examples is not None:
+        _leave_small_out(members, dropped, data.partition.min_examples)
     return members, dropped
+
+
+def _leave_small_out(
+    members: dict[str, list[tuple[Record, list[Message]]]], dropped: dict[str, Counter[str]], smallest: int
+) -> None:
+    """Take clients with too few records out, in place; their records count as nobody's."""
+    for owner in members.keys() | (dropped.keys() - {""}):
+        held = len(members.get(owner, []))
+        if held < smallest:
+            members.pop(owner, None)
+            dropped[""] += dropped.pop(owner, Counter())
+            dropped[""][SMALL_CLIENT] += held
+    if not members:
+        raise UserError(f"data.partition.min_examples: no client has {smallest} records")
 
 
 def _conversation(record: Record, data: DataConfig) -> list[Message] | str:

@@ -54,6 +54,9 @@ class PartitionByKey(Config):
 
     kind: Literal["by_key"] = Field(description="One client per value of a field.")
     key: str = Field(description="The field whose value names the client.")
+    min_examples: int | None = Field(
+        None, ge=2, description="Clients with fewer records are left out; default: none is."
+    )
 
 
 class PartitionIid(Config):
