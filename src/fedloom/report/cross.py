@@ -14,6 +14,8 @@ from fedloom.report.record import Record
 from fedloom.report.results import ARMS, MEASURES, Result
 from fedloom.report.sections import NAMES, Table
 
+# More columns do not fit a terminal of 80 characters; the report has them all.
+MOST_TERMINAL_COLUMNS = 8
 # arm; client, None where everybody has the same adapter; on: client -> loss and accuracy on its test.
 Row = dict[str, Any]
 
@@ -81,12 +83,12 @@ def closing_cross_table(metrics: Mapping[str, Any]) -> TerminalTable | None:
         metrics: the content of `metrics.json`.
 
     Returns:
-        A table to print with rich, None where nothing was evaluated crosswise.
+        A table to print with rich, None where nothing was evaluated crosswise or it would not fit a terminal.
     """
     rows: list[Row] = metrics.get("cross") or []
-    if not rows:
-        return None
     measure, tests = _shown(rows)
+    if not 0 < len(tests) <= MOST_TERMINAL_COLUMNS:
+        return None
     table = TerminalTable(title=f"{measure} of each adapter (rows) on each client's test (columns)", min_width=48)
     table.add_column("")
     for test in tests:
