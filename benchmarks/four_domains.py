@@ -55,7 +55,7 @@ SETTING: dict[str, Any] = {
     "data.template": "chat",
     "data.max_tokens": 256,
     "data.split": {"validation": 0.1, "test": 0.1},
-    "federation.rounds": 10,
+    "federation.rounds": 8,
     "local.steps": 4,
     "local.batch_size": 8,
     "evaluation.max_examples": 50,
