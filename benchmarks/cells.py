@@ -159,10 +159,11 @@ class Workbench:
 
 
 def _losses(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Without accuracies, and without the single clients' numbers of examples."""
+    """Without accuracies, and without the single clients' numbers of examples; also of a matrix where there is one."""
     blocks = {name: result[name] for name in ("own", "global") if name in result}
     clients = {name: block["loss"] for name, block in result.get("clients", {}).items()}
-    return {"loss": result["loss"], **blocks, "clients": clients}
+    cross = {client: {test: one["loss"] for test, one in on.items()} for client, on in result.get("cross", {}).items()}
+    return {"loss": result["loss"], **blocks, "clients": clients, **({"cross": cross} if cross else {})}
 
 
 def norm(tensors: Mapping[str, Tensor]) -> float:

@@ -21,7 +21,7 @@ LEVELS = [
     {"data", "model"},
     {"evaluation", "participation", "report", "training"},
     {"runtime"},
-    {"run_directory", "checkpoint"},
+    {"run_directory", "checkpoint", "stopping"},
     {"session"},
     {"arms"},
     {"shared_work"},

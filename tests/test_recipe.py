@@ -16,7 +16,7 @@ from fedloom.cli import main
 from fedloom.errors import UserError
 from fedloom.recipe import Recipe, load_recipe, recipe_yaml, validate_recipe
 from fedloom.recipe.algorithm import AlgorithmConfig
-from fedloom.recipe.shipped import first_comment, shipped_recipes
+from fedloom.recipe.shipped import heading, shipped_recipes
 
 # Every name and value that a recipe of the first release may hold; it may grow, nothing may go.
 CONTRACT = """
@@ -74,7 +74,7 @@ def held(resolved: Any, given_: Any) -> Any:
 def test_shipped_recipes_resolve_and_say_what_they_are(name: str) -> None:
     recipe = load_recipe(name)
     assert round_trip(recipe) == recipe
-    assert first_comment(shipped_recipes()[name])
+    assert heading(shipped_recipes()[name]).about
 
 
 def test_empty_recipe_is_all_defaults(tmp_path: Path) -> None:

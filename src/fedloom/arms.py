@@ -8,7 +8,7 @@ centralized   one client that owns all data, with as many steps and as many exam
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -45,6 +45,7 @@ class Arm:
         algorithm: folds updates into the shared adapter.
         evaluate: the arm's result after so many rounds, given the shared adapter and what is sent beside it.
         continues: it starts from the adapter that the arm before has ended with.
+        share: its rounds as a share of the federation's; None: it has a number of its own.
     """
 
     name: str
@@ -53,6 +54,28 @@ class Arm:
     algorithm: Algorithm
     evaluate: Callable[[Tensors, int], dict[str, Any]]
     continues: bool = False
+    share: float | None = 1.0
+
+    def within(self, rounds: int) -> Arm:
+        """The arm with the budget of a federation that took fewer rounds than planned.
+
+        Args:
+            rounds: of the federation.
+
+        Returns:
+            The same arm, ending earlier; its schedule is that of the planned rounds, as the federation's was.
+        """
+        return self if self.share is None else replace(self, rounds=rounds_of(self.share, rounds))
+
+
+def rounds_of(share: float, federated: int) -> int:
+    """The rounds of an arm that has a share of the federation's, one at least."""
+    return max(1, round(federated * share))
+
+
+def local_share(recipe: Recipe, clients: int) -> float:
+    """The share of the baseline `local`: alone, a client does what it would do on average in the federation."""
+    return recipe.federation.clients_per_round / clients
 
 
 def build_arms(session: Session) -> list[Arm]:
@@ -71,27 +94,16 @@ def build_arms(session: Session) -> list[Arm]:
     for baseline in sorted(recipe.baselines, key=lambda baseline: baseline.kind != "fine_tuned"):
         rate = baseline.learning_rate or local.learning_rate
         if baseline.kind == "fine_tuned":
-            arms.append(_baseline(session, "fine_tuned", clients, baseline.rounds or 1, local.batch_size, rate))
+            rounds = baseline.rounds or 1
+            arms.append(_baseline(session, "fine_tuned", clients, rounds, None, local.batch_size, rate))
         elif baseline.kind == "local":
-            rounds = local_rounds(recipe, len(clients))
-            arms.append(_baseline(session, "local", clients, rounds, local.batch_size, rate))
+            share = local_share(recipe, len(clients))
+            rounds = rounds_of(share, federation.rounds)
+            arms.append(_baseline(session, "local", clients, rounds, share, local.batch_size, rate))
         else:
             batch_size = local.batch_size * federation.clients_per_round
-            arms.append(_baseline(session, "centralized", [POOLED], federation.rounds, batch_size, rate))
+            arms.append(_baseline(session, "centralized", [POOLED], federation.rounds, 1.0, batch_size, rate))
     return arms
-
-
-def local_rounds(recipe: Recipe, clients: int) -> int:
-    """Rounds of the baseline `local`: alone, a client does what it would do on average in the federation.
-
-    Args:
-        recipe: the run.
-        clients: how many take part in training.
-
-    Returns:
-        At least one.
-    """
-    return max(1, round(recipe.federation.rounds * (recipe.federation.clients_per_round / clients)))
 
 
 def _federated(session: Session, clients: Sequence[str]) -> Arm:
@@ -138,6 +150,7 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
         if chosen.personal_adapters:
             personal = session.evaluator.personal(own)
             result["personal"] = {**personal["own"], "clients": personal.get("clients", {})}
+            result |= {key: personal[key] for key in ("cross",) if key in personal}
         return result
 
     return Arm("federated", federation.rounds, plan, chosen, evaluate)
@@ -201,7 +214,13 @@ def _arrivals(schedule: AsynchronousSchedule, number: int) -> tuple[Participants
 
 
 def _baseline(
-    session: Session, name: str, clients: Sequence[str], rounds: int, batch_size: int, base_rate: float
+    session: Session,
+    name: str,
+    clients: Sequence[str],
+    rounds: int,
+    share: float | None,
+    batch_size: int,
+    base_rate: float,
 ) -> Arm:
     def plan(number: int, _: State) -> RoundPlan:
         rate = learning_rate(session.recipe.local, base_rate, number, rounds)
@@ -215,4 +234,4 @@ def _baseline(
             return session.evaluator.shared(own(POOLED))
         return session.evaluator.personal(own)
 
-    return Arm(name, rounds, plan, NoExchange(), evaluate, continues=name == "fine_tuned")
+    return Arm(name, rounds, plan, NoExchange(), evaluate, continues=share is None, share=share)

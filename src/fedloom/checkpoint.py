@@ -32,6 +32,8 @@ class RunState:
         algorithm: the server's state.
         totals: seconds (by phase), bytes and tokens so far.
         results: evaluation of each arm that has one, by name.
+        losses: of the federation's evaluations, the untuned base's first.
+        stop: the rule that ended the federation's rounds early, and after which round (see `fedloom.stopping`).
         events: bytes of the event log that belong to this state.
     """
 
@@ -41,6 +43,8 @@ class RunState:
     algorithm: dict[str, Tensor] = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    stop: dict[str, Any] | None = None
     events: int = 0
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from fedloom.errors import ProcessLost, UserError, disk_error
+from fedloom.errors import ProcessLost, UserError, disk_error, unknown_name
 
 app = typer.Typer(
     help="Fine-tune language models across data owners who cannot pool their data.",
@@ -150,12 +150,25 @@ def report(directory: RunArgument) -> None:
 
 
 @app.command()
-def recipes() -> None:
-    """List the recipes that come with Fedloom."""
-    from fedloom.recipe.shipped import first_comment, shipped_recipes
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this one instead of the list.")] = None,
+) -> None:
+    """List the recipes that come with Fedloom, or print one of them."""
+    from fedloom.recipe.shipped import grouped, shipped_recipes
 
-    for name, path in shipped_recipes().items():
-        typer.echo(f"{name:<16} {first_comment(path)}\n{'':<16} {path}")
+    shipped = shipped_recipes()
+    if name is not None:
+        if name not in shipped:
+            raise unknown_name("recipe", name, shipped)
+        typer.echo(f"# {shipped[name]}\n{shipped[name].read_text(encoding='utf-8')}", nl=False)
+        return
+    width = max(map(len, shipped), default=0)
+    for group, headings in grouped().items():
+        paper = next((one.paper for one in headings.values() if one.paper), "")
+        typer.echo(paper or group)
+        for title, one in headings.items():
+            typer.echo(f"  {title:<{width}}  {one.about}")
+    typer.echo("\n`fedloom recipes NAME` prints one, with its setting and a command that runs it on local data.")
 
 
 @app.command()

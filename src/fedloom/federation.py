@@ -17,11 +17,13 @@ from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
 from fedloom.errors import Diverged, UserError
 from fedloom.model.peft_format import export_adapter
 from fedloom.recipe import Recipe
+from fedloom.report.cross import cross_rows
 from fedloom.report.events import EventLog
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDirectory, write_json
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.tally import Tally
 from fedloom.session import Session, check_same_base, check_same_data, describe_session
+from fedloom.stopping import settled, spent
 from fedloom.wire.encoding import in_order
 
 Listener = Callable[[dict[str, Any]], None]
@@ -51,6 +53,7 @@ def train(directory: RunDirectory, observer: Observer, opener: Opener) -> dict[s
     session, arms = opener(directory.recipe, directory.path)
     data_seconds = time.perf_counter() - began
     log = EventLog(directory.path / EVENTS)
+    arms = _within_budget(arms, state)
     with observer({arm.name: arm.rounds for arm in arms}) as listener:
         log.add_listener(listener)
         if state is None:
@@ -62,6 +65,9 @@ def train(directory: RunDirectory, observer: Observer, opener: Opener) -> dict[s
             log.truncate(state.events)
         while True:
             run_arm(directory.path, session, arms[state.arm], log, state)
+            arms = _within_budget(arms, state)
+            if state.stop and state.arm == 0:
+                log.append("stop", **state.stop, rounds={arm.name: arm.rounds for arm in arms})
             if state.arm + 1 == len(arms):
                 break
             _next_arm(session, arms, state)
@@ -73,7 +79,7 @@ def train(directory: RunDirectory, observer: Observer, opener: Opener) -> dict[s
 
 
 def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunState) -> None:
-    """The loop over rounds.
+    """The loop over rounds, up to the last or to the first in which a rule of federation.stop holds.
 
     Args:
         path: the run directory.
@@ -82,7 +88,8 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
         log: the event log.
         state: where the run stands; brought forward in place and committed after every round.
     """
-    every = session.recipe.evaluation.every
+    every, federated = session.recipe.evaluation.every, arm.name == "federated"
+    rules = session.recipe.federation.stop if federated else None
     for number in range(state.round + 1, arm.rounds + 1):
         began = time.perf_counter()
         plan, algorithm, tally = arm.plan(number, state.algorithm), arm.algorithm, Tally()
@@ -91,15 +98,21 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
         state.adapter, state.algorithm = in_order(adapter), in_order(own)
         state.round = number
         _record(log, state, plan, tally, time.perf_counter() - began)
-        if number == arm.rounds or (every is not None and number % every == 0):
+        stop, last = spent(rules, state.totals), number == arm.rounds
+        if stop or last or (every is not None and number % every == 0):
             began = time.perf_counter()
             result = arm.evaluate(_broadcast(algorithm, state), number)
             _record_result(log, state, arm.name, result, time.perf_counter() - began)
-        if number == arm.rounds and arm.name == "federated":
+            stop = stop or settled(rules, result, state.losses)
+        if stop:
+            state.stop = {"round": number, **stop}
+        if federated and (stop or last):
             whole = _broadcast(algorithm, state)
             export_adapter(path / ADAPTER, whole, session.model, session.lora, session.recipe.model)
         session.data.release()
         _commit(path, log, state)
+        if stop:
+            break
 
 
 def first_state(session: Session, first: Arm, data_seconds: float = 0.0) -> RunState:
@@ -132,6 +145,12 @@ def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> 
     result = first.evaluate(state.adapter, 0)
     _record_result(log, state, "base", result, time.perf_counter() - began)
     return state
+
+
+def _within_budget(arms: list[Arm], state: RunState | None) -> list[Arm]:
+    """Baselines are given the rounds that the federation really took."""
+    stop = None if state is None else state.stop
+    return arms if stop is None else [arm.within(stop["round"]) for arm in arms]
 
 
 def _next_arm(session: Session, arms: list[Arm], state: RunState) -> None:
@@ -178,6 +197,8 @@ def _record(log: EventLog, state: RunState, plan: RoundPlan, tally: Tally, secon
 def _record_result(log: EventLog, state: RunState, arm: str, result: dict[str, Any], seconds: float) -> None:
     _require_finite(arm, state.round, result)
     state.results[arm] = result
+    if arm in {"base", "federated"}:
+        state.losses.append(result["loss"])
     state.totals["seconds"] += seconds
     log.append("evaluation", arm=arm, round=state.round, seconds=seconds, result=result)
 
@@ -201,13 +222,16 @@ def _commit(path: Path, log: EventLog, state: RunState) -> None:
 
 def _metrics(session: Session, state: RunState) -> dict[str, Any]:
     recipe, results = session.recipe, dict(state.results)
+    matrix = {"cross": cross_rows(state.results)} if recipe.evaluation.cross else {}
     # A comparison's baselines are runs whose federation has no rounds, and so no result.
     federated = {"eval": results.pop("federated")} if "federated" in results else {}
     return {
         "name": recipe.name,
         "seed": recipe.seed,
-        "rounds": recipe.federation.rounds,
+        "rounds": state.stop["round"] if state.stop else recipe.federation.rounds,
+        **({"stop": state.stop} if state.stop else {}),
         **state.totals,
+        **matrix,
         **federated,
         "baselines": results,
     }

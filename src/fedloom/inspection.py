@@ -14,6 +14,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from fedloom.arms import build_arms
+from fedloom.checkpoint import load_checkpoint
 from fedloom.data.conversation import Message
 from fedloom.data.describe import describe, render
 from fedloom.data.templates import load_template
@@ -22,7 +23,7 @@ from fedloom.errors import UserError, unknown_name
 from fedloom.model.base import load_tokenizer, loading, pick_device, pick_dtype, quiet_libraries, resolve_base
 from fedloom.model.peft_format import import_adapter
 from fedloom.recipe import load_recipe
-from fedloom.run_directory import ADAPTER, open_finished
+from fedloom.run_directory import ADAPTER, CHECKPOINTS, open_finished
 from fedloom.session import check_same_base, open_session, prepare_data
 
 
@@ -58,8 +59,9 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
     check_same_base(recipe, folder)
     session = open_session(recipe, folder)
     # As the run itself does: where clients keep a part of the adapter, each is tested with its own.
-    federated = build_arms(session)[0]
-    return federated.evaluate(import_adapter(folder / ADAPTER, session.lora), federated.rounds)
+    federated, state = build_arms(session)[0], load_checkpoint(folder / CHECKPOINTS)
+    rounds = state.stop["round"] if state is not None and state.stop else federated.rounds
+    return federated.evaluate(import_adapter(folder / ADAPTER, session.lora), rounds)
 
 
 def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adapter: bool) -> str:

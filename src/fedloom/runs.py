@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, mean
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -18,6 +18,7 @@ from fedloom.federation import Listener, Observer, Opener, train
 from fedloom.launch import launch
 from fedloom.places import Place, load_under_torchrun, place_under_torchrun
 from fedloom.recipe import Recipe, load_recipe
+from fedloom.report.cross import closing_cross_table, mean_rows
 from fedloom.report.html import REPORT, write_report
 from fedloom.report.progress import Progress, closing_table
 from fedloom.report.results import average_results
@@ -124,6 +125,8 @@ def _carry_out(
     write_report(folder)
     if show:
         console.print(closing_table(metrics))
+        if (matrix := closing_cross_table(metrics)) is not None:
+            console.print(matrix)
         result = _result(folder)
         console.print(f"adapter  {result.adapter}\nreport   {result.report}")
 
@@ -190,11 +193,14 @@ def _observer(listeners: Sequence[Listener], console: Console) -> Observer:
 def _mean_metrics(name: str, seeds: list[int], runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     keys = ("seconds", "bytes_up", "bytes_down", "tokens", "rejected", "simulated_seconds")
     numbers = {key: fmean(run[key] for run in runs) for key in keys if key in runs[0]}
+    stops = {str(seed): run["stop"] for seed, run in zip(seeds, runs, strict=True) if "stop" in run}
     return {
         "name": name,
         "seeds": seeds,
-        "rounds": runs[0]["rounds"],
+        "rounds": mean(run["rounds"] for run in runs),
+        **({"stops": stops} if stops else {}),
         **numbers,
+        **({"cross": mean_rows([run["cross"] for run in runs])} if "cross" in runs[0] else {}),
         "eval": average_results([run["eval"] for run in runs]),
         "baselines": {arm: average_results([run["baselines"][arm] for run in runs]) for arm in runs[0]["baselines"]},
     }

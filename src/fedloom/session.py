@@ -16,7 +16,7 @@ from fedloom.data.allocation import check_numbers
 from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
 from fedloom.errors import UserError
-from fedloom.evaluation.evaluator import Evaluator, check_examples
+from fedloom.evaluation.evaluator import Evaluator, check_cross, check_examples
 from fedloom.model.base import check_model, load_base, load_tokenizer, pick_device, quiet_libraries
 from fedloom.model.checkpointing import make_layers_repeatable
 from fedloom.model.decoder_layer import frozen_layers, use_own_layers
@@ -151,6 +151,7 @@ def check_data(recipe: Recipe, data: FederatedData) -> None:
     # Data may have been prepared for a run whose federation is another one.
     check_numbers(recipe, len(data.clients))
     check_examples(data, recipe.evaluation.split)
+    check_cross(data, recipe.evaluation)
     federation = recipe.federation
     check_participation(federation.participation, federation.clients_per_round, data.clients)
     check_named_clients(recipe, data.clients)

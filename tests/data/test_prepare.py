@@ -363,3 +363,16 @@ def test_opening_makes_no_object_a_client(tmp_path: Path, write_lines: Write, to
     assert isinstance(held["bounds"].base, np.memmap)
     assert isinstance(held["examples"].tokens.base, np.memmap)
     assert not any(isinstance(value, list | tuple) and len(value) > 10 for value in held.values())
+
+
+def test_small_natural_clients_are_left_out_and_counted(write_lines: Write) -> None:
+    few = [{"q": "a", "a": "b", "client": "few", "topic": "x"}] * 2
+    empty = [{"q": "a", "a": "", "client": "empty", "topic": "x"}] * 5
+    path = write_lines([*rows(2), *few, *empty])
+    partition = {**BY_CLIENT, "min_examples": 3}
+    allocation = allocate(recipe(path, partition=partition))
+    assert allocation.clients == ["c0", "c1"]
+    # Records that nothing could be learnt from do not make a client larger.
+    assert allocation.dropped[""] == Counter({"client below min_examples": 2, "empty response": 5})
+    with pytest.raises(UserError, match=r"data\.partition\.min_examples: no client has 11 records"):
+        allocate(recipe(path, partition={**BY_CLIENT, "min_examples": 11}))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import csv
 import gzip
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from fedloom.data.sources import content_digest, locate, read_locations
 from fedloom.errors import UserError
+from fedloom.recipe.data_schema import SourceConfig
 
 ROWS = [{"prompt": "a\u2028b", "response": "ä"}, {"prompt": 'x, "y"\nz', "response": ""}]
 
@@ -80,21 +82,32 @@ def test_saved_datasets_with_and_without_splits(tmp_path: Path) -> None:
     assert read(tmp_path / "two") == [{"split": s, **row} for s in ("train", "test") for row in ROWS]
 
 
-def test_hub_id_asks_the_hub_for_name_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_id_asks_the_hub_for_name_subset_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def load_dataset(name: str, split: str | None) -> Any:
-        calls.append((name, split))
+    def load_dataset(path: str, name: str | None, split: str | None) -> Any:
+        calls.append((path, name, split))
         return ROWS
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     assert read("some-owner/some.name:train") == ROWS
     assert read("some-owner/name") == ROWS
-    assert calls == [("some-owner/some.name", "train"), ("some-owner/name", None)]
+    locations = locate(SourceConfig(path="some-owner/name:test", subset="main"))
+    assert [record.values for record in read_locations(locations, seed=0)] == ROWS
+    assert calls == [
+        ("some-owner/some.name", None, "train"),
+        ("some-owner/name", None, None),
+        ("some-owner/name", "main", "test"),
+    ]
+
+
+def test_the_real_library_takes_these_arguments() -> None:
+    datasets = pytest.importorskip("datasets")
+    inspect.signature(datasets.load_dataset).bind("some-owner/name", name="main", split="train")
 
 
 def test_hub_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_dataset(name: str, split: str | None) -> Any:
+    def load_dataset(path: str, name: str | None, split: str | None) -> Any:
         raise ConnectionError("no network\nand more")
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))

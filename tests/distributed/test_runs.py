@@ -44,7 +44,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = recipe(
         write_examples(folder / "words.jsonl"),
         federation={"rounds": 3, "clients_per_round": 5},
-        evaluation={"exact_match": True},
+        evaluation={"exact_match": True, "cross": True},
     )
     values["baselines"] = ["local", "centralized"]
     path = folder / "recipe.yaml"

@@ -62,5 +62,5 @@ def test_simulated_waiting_is_called_simulated(tmp_path: Path, write: Callable[.
 
 def test_which_rule_ended_the_rounds(tmp_path: Path, write: Callable[..., Path]) -> None:
     run_dir = write(tmp_path / "run")
-    EventLog(run_dir / "events.jsonl").append("stop", round=3, rule="patience", limit=2, reached=2)
-    assert "The stop rule patience ended the federation after round 3." in write_report(run_dir).read_text()
+    EventLog(run_dir / "events.jsonl").append("stop", round=3, rule="patience", limit=2, reached=2, best=1.5)
+    assert "stopped after round 3: no loss below 1.500 in 2 evaluations." in write_report(run_dir).read_text()

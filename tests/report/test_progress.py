@@ -57,6 +57,16 @@ def test_time_left_counts_the_arms_still_to_come_and_not_those_passed() -> None:
     assert lines[1] == "local round 9/10  loss 1.000  3.0 s  left 3.0 s"
 
 
+def test_after_a_stop_the_rounds_are_those_that_are_left() -> None:
+    console = plain_console()
+    with Progress({"federated": 20, "local": 10}, console) as progress:
+        progress(federated_round(1, 102.0))
+        progress({"event": "stop", "time": 102.0, "round": 1, "rounds": {"federated": 1, "local": 2}})
+        progress({**federated_round(1, 104.0), "event": "baseline_round", "arm": "local"})
+    assert printed(console).splitlines()[-1].split("  ")[0] == "local round 1/2"
+    assert printed(console).splitlines()[-1].endswith("left 2.0 s")
+
+
 def test_resumed_run_and_diverged_loss() -> None:
     console = plain_console()
     with Progress({"federated": 10}, console) as progress:

@@ -165,6 +165,11 @@ def _check_arguments(arguments: Arguments, base: Recipe) -> None:
             "runtime.kind: a comparison shares whole runs between its processes, not the clients of one",
             hint="leave it in_process, and give --processes N",
         )
+    if base.evaluation.cross:
+        raise UserError(
+            "evaluation.cross: has no place in a comparison, whose baselines are runs of their own",
+            hint="leave it out with --set evaluation.cross=false",
+        )
     for option, keys in (("--vary", arguments.vary), ("--tune", arguments.tune)):
         for key, values in keys.items():
             top = key.split(".")[0]

@@ -97,6 +97,8 @@ class Tuning:
         recipe = self.subject.candidates[trial].recipe
         changes = {
             "seed": self.seed,
+            # Its budget is rounds.
+            "federation": recipe.federation.model_copy(update={"stop": None}),
             "evaluation": recipe.evaluation.model_copy(update={"split": "validation", "every": None}),
             "baselines": [baseline for baseline in recipe.baselines if baseline.kind == self.subject.arm],
             "trackers": [],

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedloom.aggregation import Tensors
 from fedloom.aggregation.registry import algorithm_class
-from fedloom.arms import Arm, build_arms, local_rounds
+from fedloom.arms import Arm, build_arms, local_share, rounds_of
 from fedloom.comparison.plan import FEDERATED
 from fedloom.data.federated import FederatedData
 from fedloom.model.base import pick_device
@@ -99,7 +99,8 @@ class Workshop:
         Returns:
             How many.
         """
-        return local_rounds(recipe, len(self.data(recipe).clients)) if arm == "local" else recipe.federation.rounds
+        share = local_share(recipe, len(self.data(recipe).clients)) if arm == "local" else 1.0
+        return rounds_of(share, recipe.federation.rounds)
 
     def _opened(self, recipe: Recipe, data: FederatedData) -> Any:
         """The base model with the recipe's adapters around it; of another model section, the one before is let go."""

@@ -17,7 +17,7 @@ from fedloom.data.conversation import (
 )
 from fedloom.data.partition import key_text, partition_records
 from fedloom.data.readers import Record
-from fedloom.data.sources import POCKET_TASKS, locate, read_locations
+from fedloom.data.sources import locate, read_locations
 from fedloom.data.splits import (
     SPLITS,
     Split,
@@ -35,12 +35,14 @@ from fedloom.recipe.data_schema import (
     PartitionByKey,
     PartitionDirichlet,
     PartitionFiles,
+    SourceConfig,
     SplitConfig,
 )
 from fedloom.recipe.participation_schema import check_concurrency
 from fedloom.recipe.schema import Recipe
 
 POCKET_GLOBAL = {"client": "all-families"}
+SMALL_CLIENT = "client below min_examples"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +83,6 @@ class Allocation:
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
 
 
-def is_checkable(data: DataConfig) -> bool:
-    """Whether the source's answers can be told right or wrong by comparing text."""
-    return data.source in (POCKET_TASKS, [POCKET_TASKS])
-
-
 def effective_data(data: DataConfig) -> DataConfig:
     """Fill in the defaults that pocket-tasks brings.
 
@@ -98,7 +95,7 @@ def effective_data(data: DataConfig) -> DataConfig:
     Returns:
         The section to act on.
     """
-    if not is_checkable(data):
+    if not data.checkable:
         return data
     changes: dict[str, object] = {}
     if data.split.model_dump() == SplitConfig().model_dump():
@@ -217,7 +214,7 @@ def _read(data: DataConfig, seed: int) -> tuple[list[Record], list[Record]]:
     """Read the records of the clients and those of the global test."""
     records = read_locations(locate(data.source), seed)
     rule = data.global_test
-    if is_checkable(data) and (rule is None or rule.where != POCKET_GLOBAL):
+    if data.checkable and (rule is None or rule.where != POCKET_GLOBAL):
         # The rows of the suite's own global test are no client's, whatever the recipe tests on instead.
         records = [record for record in records if record.values["client"] != POCKET_GLOBAL["client"]]
     if rule is None:
@@ -238,15 +235,19 @@ def _read(data: DataConfig, seed: int) -> tuple[list[Record], list[Record]]:
 
 
 def _check_all_fields(data: DataConfig, local: Sequence[Record], common: Sequence[Record]) -> None:
-    required, optional = field_keys(data.fields)
-    check_fields(common, required, {})
+    general: dict[str, str] = {}
     if isinstance(data.partition, PartitionByKey | PartitionDirichlet):
-        required["data.partition.key"] = data.partition.key
+        general["data.partition.key"] = data.partition.key
     if data.split.key is not None:
-        required["data.split.key"] = data.split.key
+        general["data.split.key"] = data.split.key
+    keys: list[tuple[str, SourceConfig | None]] = [("data", None), *data.sections().items()]
+    for key, source in keys:
+        fields, own = data.fields_of(source), source is not None and source.fields is not None
+        required, optional = field_keys(fields, f"{key if own else 'data'}.fields")
+        check_fields([record for record in common if record.source is source], required, {})
+        check_fields([record for record in local if record.source is source], required | general, optional)
     if data.category is not None:
         check_fields(common, {"data.category": data.category}, {})
-    check_fields(local, required, optional)
 
 
 def _share_out(
@@ -271,13 +272,30 @@ def _share_out(
             dropped[owner][told] += 1
         else:
             members[owner].append((record, told))
+    if isinstance(data.partition, PartitionByKey) and data.partition.min_examples is not None:
+        _leave_small_out(members, dropped, data.partition.min_examples)
     return members, dropped
+
+
+def _leave_small_out(
+    members: dict[str, list[tuple[Record, list[Message]]]], dropped: dict[str, Counter[str]], smallest: int
+) -> None:
+    """Take clients with too few records out, in place; their records count as nobody's."""
+    for owner in members.keys() | (dropped.keys() - {""}):
+        held = len(members.get(owner, []))
+        if held < smallest:
+            members.pop(owner, None)
+            dropped[""] += dropped.pop(owner, Counter())
+            dropped[""][SMALL_CLIENT] += held
+    if not members:
+        raise UserError(f"data.partition.min_examples: no client has {smallest} records")
 
 
 def _conversation(record: Record, data: DataConfig) -> list[Message] | str:
     """Give the record's messages, or the reason why it is not used."""
     try:
-        return conversation_of(record, data.fields)
+        instruction = record.source.instruction if record.source is not None else None
+        return conversation_of(record, data.fields_of(record.source), instruction)
     except UnusableRecord as reason:
         return str(reason)
 

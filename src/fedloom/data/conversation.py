@@ -96,17 +96,17 @@ def check_fields(records: Sequence[Record], required: Mapping[str, str], optiona
             raise _missing_field(key, field, records[0], "no record has the field")
 
 
-def field_keys(fields: FieldsConfig) -> tuple[dict[str, str], dict[str, str]]:
-    """List the required and the optional fields of a mapping by recipe key (see `check_fields`)."""
+def field_keys(fields: FieldsConfig, key: str = "data.fields") -> tuple[dict[str, str], dict[str, str]]:
+    """List the required and the optional fields of the mapping under a recipe key (see `check_fields`)."""
     required = {"prompt": fields.prompt, "response": fields.response, "messages": fields.messages}
     optional = {"context": fields.context, "system": fields.system}
     return (
-        {f"data.fields.{key}": field for key, field in required.items() if field is not None},
-        {f"data.fields.{key}": field for key, field in optional.items() if field is not None},
+        {f"{key}.{name}": field for name, field in required.items() if field is not None},
+        {f"{key}.{name}": field for name, field in optional.items() if field is not None},
     )
 
 
-def conversation_of(record: Record, fields: FieldsConfig) -> list[Message]:
+def conversation_of(record: Record, fields: FieldsConfig, instruction: str | None = None) -> list[Message]:
     """Turn a record into a conversation that ends with an answer.
 
     Turns before the first of the user (other than system) and after the last answer teach nothing and are
@@ -115,6 +115,7 @@ def conversation_of(record: Record, fields: FieldsConfig) -> list[Message]:
     Args:
         record: the record.
         fields: which field holds what.
+        instruction: the user's words where every record is asked the same of; its prompt is then their context.
 
     Returns:
         The messages, the last one of the assistant.
@@ -128,9 +129,14 @@ def conversation_of(record: Record, fields: FieldsConfig) -> list[Message]:
     else:
         assert fields.prompt is not None
         assert fields.response is not None
+        prompt = field_text(record, fields.prompt)
         context = field_text(record, fields.context) if fields.context is not None else ""
+        if instruction is not None:
+            if not prompt.strip():
+                raise UnusableRecord(EMPTY_PROMPT)
+            prompt, context = instruction, prompt
         messages = [
-            Message("user", field_text(record, fields.prompt), context if context.strip() else ""),
+            Message("user", prompt, context if context.strip() else ""),
             Message("assistant", field_text(record, fields.response)),
         ]
     if not any(message.role == "assistant" for message in messages):

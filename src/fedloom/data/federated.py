@@ -18,7 +18,6 @@ from fedloom.data.allocation import (
     check_numbers,
     count_splits,
     effective_data,
-    is_checkable,
 )
 from fedloom.data.fingerprint import data_fingerprint
 from fedloom.data.mapped import release_pages
@@ -328,7 +327,7 @@ def _tokenized(
         key_values=key_values if has_key else [],
         meta={
             "fingerprint": fingerprint,
-            "checkable": is_checkable(recipe.data),
+            "checkable": recipe.data.checkable,
             "truncated": tokenized.truncated,
             "spelt_out": tokenized.spelt_out,
             "dropped": dict(sorted(sum(dropped.values(), Counter()).items())),

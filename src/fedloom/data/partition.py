@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import assert_never
 
@@ -46,7 +46,7 @@ def partition_records(records: Sequence[Record], partition: Partition, seed: int
         case PartitionByKey():
             return by_key(records, partition.key)
         case PartitionFiles():
-            return by_file([record.file for record in records])
+            return by_source(records)
         case PartitionIid():
             return iid(len(records), partition.clients, seed)
         case PartitionDirichlet():
@@ -74,11 +74,27 @@ def by_key(records: Sequence[Record], key: str) -> list[str]:
     return [key_text(record, key) for record in records]
 
 
-def by_file(files: Sequence[str]) -> list[str]:
+def by_source(records: Sequence[Record]) -> list[str]:
+    """Make one client per source: under the name that the recipe gives it, else one per file.
+
+    Args:
+        records: the records.
+
+    Returns:
+        The client of each record.
+    """
+    named = [record.source.name if record.source is not None else None for record in records]
+    files = [record.file for record, name in zip(records, named, strict=True) if name is None]
+    by_files = iter(by_file(files, {name for name in named if name is not None}))
+    return [next(by_files) if name is None else name for name in named]
+
+
+def by_file(files: Sequence[str], taken: Collection[str] = ()) -> list[str]:
     """Make one client per file.
 
     Args:
         files: the file each record is from.
+        taken: names that belong to other clients.
 
     Returns:
         For each record the file's name without suffix; where two files share it, the folder's name comes
@@ -87,14 +103,14 @@ def by_file(files: Sequence[str]) -> list[str]:
     paths = sorted(set(files))
     stems = Counter(stem_of(path) for path in paths)
     names: dict[str, str] = {}
-    taken: set[str] = set()
+    used = set(taken)
     for path in paths:
         stem = stem_of(path)
         name = stem if stems[stem] == 1 else f"{Path(path).parent.name}-{stem}".lstrip("-")
         unique, number = name, 2
-        while unique in taken:
+        while unique in used:
             unique, number = f"{name}-{number}", number + 1
-        taken.add(unique)
+        used.add(unique)
         names[path] = unique
     return [names[file] for file in files]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedloom.errors import UserError
+from fedloom.recipe.data_schema import SourceConfig
 
 # Text fields of instruction data outgrow the csv module's default of 128 KiB.
 LONGEST_CSV_FIELD = 2**31 - 1
@@ -29,12 +30,14 @@ class Record:
         file: name of the file or data set.
         position: line or record number, from 1.
         by_line: whether position counts lines.
+        source: the recipe's section on its source, None where that is only a path.
     """
 
     values: dict[str, Any]
     file: str
     position: int
     by_line: bool = False
+    source: SourceConfig | None = None
 
     @property
     def origin(self) -> str:

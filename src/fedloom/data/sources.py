@@ -6,15 +6,17 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 from fedloom.data.readers import SUFFIXES, Record, optional_package, read_file, suffix_of
 from fedloom.errors import UserError, nearest
+from fedloom.randomness import numpy_generator
+from fedloom.recipe.data_schema import POCKET_TASKS, SourceConfig
 
-POCKET_TASKS = "pocket-tasks"
 # owner/name, and after a colon the split.
 _HUB_ID = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<split>[\w.-]+))?$")
 # Tables people have, which are not read, and what to do with them.
@@ -37,17 +39,24 @@ class Location:
     Args:
         kind: how it is read; "saved" is a folder written by `datasets`' save_to_disk.
         name: path or hub id.
+        source: the recipe's section on it, None where that is only a path.
     """
 
     kind: Literal["file", "saved", "hub", "pocket-tasks"]
     name: str
+    source: SourceConfig | None = None
+
+    @property
+    def subset(self) -> str | None:
+        """Of a hub id: its subset, None for the only one."""
+        return None if self.source is None else self.source.subset
 
 
-def locate(source: str | list[str], key: str = "data.source") -> list[Location]:
+def locate(source: str | SourceConfig | Sequence[str | SourceConfig], key: str = "data.source") -> list[Location]:
     """Resolve a recipe's source to places, without reading any record.
 
     Args:
-        source: a file, a folder, a hub id, "pocket-tasks", or a list of these.
+        source: a file, a folder, a hub id, "pocket-tasks", a section on one of these, or a list of all.
         key: the recipe key, for error messages.
 
     Returns:
@@ -56,13 +65,15 @@ def locate(source: str | list[str], key: str = "data.source") -> list[Location]:
     Raises:
         UserError: for a missing file, an unknown suffix, a folder without data, a place named twice.
     """
-    sources = [source] if isinstance(source, str) else source
-    if not sources:
+    if isinstance(source, str | SourceConfig):
+        return _locate_entry(source, key)
+    if not source:
         raise UserError(f"{key}: the list is empty")
-    locations = [location for one in sources for location in _locate_one(one, key)]
-    for location, times in Counter(locations).items():
+    entries = [(one, f"{key}.{at}.path" if isinstance(one, SourceConfig) else key) for at, one in enumerate(source)]
+    locations = [location for one, place in entries for location in _locate_entry(one, place)]
+    for (name, _), times in Counter((location.name, location.subset) for location in locations).items():
         if times > 1:
-            raise UserError(f"{key}: {location.name} is named twice, so its records would count double")
+            raise UserError(f"{key}: {name} is named twice, so its records would count double")
     return locations
 
 
@@ -75,18 +86,32 @@ def read_locations(locations: list[Location], seed: int, key: str = "data.source
         key: the recipe key, for error messages.
 
     Returns:
-        The records, place by place.
+        The records, place by place; of a source with an upper bound those drawn.
 
     Raises:
         UserError: where a place is empty, broken or not available.
     """
     records: list[Record] = []
-    for location in locations:
-        before = len(records)
-        records.extend(_read(location, seed, key))
-        if len(records) == before:
-            raise UserError(f"{key}: {location.name} holds no records")
+    for section, places in groupby(locations, key=lambda location: location.source):
+        found: list[Record] = []
+        for location in places:
+            before = len(found)
+            found.extend(_read(location, seed, key))
+            if len(found) == before:
+                raise UserError(f"{key}: {location.name} holds no records")
+        if section is not None:
+            found = [replace(record, source=section) for record in _drawn(found, section, seed)]
+        records.extend(found)
     return records
+
+
+def _drawn(records: list[Record], section: SourceConfig, seed: int) -> list[Record]:
+    """At most as many records as a section allows, in their order."""
+    if section.examples is None or len(records) <= section.examples:
+        return records
+    # Keyed by what the source is called, not by where it lies or how many others there are.
+    generator = numpy_generator(seed, "source", 0, Path(section.path).name)
+    return [records[place] for place in sorted(generator.choice(len(records), section.examples, replace=False))]
 
 
 def content_digest(locations: list[Location], seed: int, key: str = "data.source") -> str:
@@ -113,7 +138,7 @@ def content_digest(locations: list[Location], seed: int, key: str = "data.source
                 if path.is_file():
                     _hash_file(digest, path)
         elif location.kind == "hub":
-            for split, dataset in _hub_splits(location.name, key):
+            for split, dataset in _hub_splits(location, key):
                 digest.update(f"{split}\x1f{dataset._fingerprint}\x1f".encode())
         else:
             digest.update(json.dumps(_pocket_rows(seed), sort_keys=True).encode())
@@ -126,6 +151,15 @@ def _hash_file(digest: Any, path: Path) -> None:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _locate_entry(source: str | SourceConfig, key: str) -> list[Location]:
+    if isinstance(source, str):
+        return _locate_one(source, key)
+    found = [replace(location, source=source) for location in _locate_one(source.path, key)]
+    if source.subset is not None and found[0].kind != "hub":
+        raise UserError(f"{key}: subset {source.subset!r} has no effect on {source.path}, which is no hub id")
+    return found
 
 
 def _locate_one(source: str, key: str) -> list[Location]:
@@ -193,7 +227,7 @@ def _read(location: Location, seed: int, key: str) -> Iterator[Record]:
             yield Record(dict(row), location.name, number)
     else:
         splits = _hub_splits if location.kind == "hub" else _saved_splits
-        for split, dataset in splits(location.name, key):
+        for split, dataset in splits(location, key):
             file = location.name if split is None else f"{location.name} {split}"
             for number, values in enumerate(dataset, start=1):
                 # The split a data set comes with is a field like any other, for data.split.key.
@@ -207,7 +241,8 @@ def _pocket_rows(seed: int) -> list[dict[str, str]]:
     return pocket_rows(seed)
 
 
-def _saved_splits(folder: str, key: str) -> list[tuple[str | None, Any]]:
+def _saved_splits(location: Location, key: str) -> list[tuple[str | None, Any]]:
+    folder = location.name
     datasets = optional_package("datasets", f"{key}: reading the data set {folder}")
     try:
         return _by_split(datasets.load_from_disk(folder))
@@ -215,12 +250,12 @@ def _saved_splits(folder: str, key: str) -> list[tuple[str | None, Any]]:
         raise UserError(f"{key}: the data set in {folder} cannot be read: {_first_line(error)}") from None
 
 
-def _hub_splits(name: str, key: str) -> list[tuple[str | None, Any]]:
-    match = _HUB_ID.match(name)
+def _hub_splits(location: Location, key: str) -> list[tuple[str | None, Any]]:
+    name, match = location.name, _HUB_ID.match(location.name)
     assert match is not None
     datasets = optional_package("datasets", f"{key}: loading {name} from the hub")
     try:
-        return _by_split(datasets.load_dataset(match["name"], split=match["split"]))
+        return _by_split(datasets.load_dataset(match["name"], name=location.subset, split=match["split"]))
     except Exception as error:  # network, missing repository, unknown split: no common class
         raise UserError(
             f"{key}: {name} is no file or folder here, and the hub did not provide it: {_first_line(error)}"

@@ -21,9 +21,12 @@ from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.lanes import Lanes
 from fedloom.randomness import numpy_generator
 from fedloom.recipe import Recipe
+from fedloom.recipe.schema import EvaluationConfig
 
 # Personal adapters scored in one pass.
 ADAPTERS_AT_ONCE = 16
+# A matrix with more rows is nobody's reading, and every evaluation would carry it.
+CROSS_CLIENTS = 32
 
 
 class Evaluator:
@@ -83,7 +86,8 @@ class Evaluator:
             adapter_of: a client's adapter by its name.
 
         Returns:
-            As `shared`; unseen clients have no adapter of their own and do not appear.
+            As `shared`; unseen clients have no adapter of their own and do not appear. Where evaluation.cross says so,
+            also the block cross: client whose adapter it is -> client whose test it is -> loss, accuracy, examples.
         """
         own, held_out = self._summary(), self._summary(same_examples=True)
         # Without tests of their own, clients are compared on the global one.
@@ -97,7 +101,17 @@ class Evaluator:
                 if self.held_out is not None:
                     tests.append((group, held_out, self.held_out))
             self._score([adapter_of(self.data.client_at(row)) for row in some], tests)
-        return self._result(own, self._summary(), held_out)
+        result = self._result(own, self._summary(), held_out)
+        return result | {"cross": self._cross(adapter_of)} if self.config.cross else result
+
+    def _cross(self, adapter_of: Callable[[str], Mapping[str, Tensor]]) -> Result:
+        names = [self.data.client_at(row) for row in self.own]
+        found: Result = {}
+        for name in names:
+            on = self._summary()
+            self._score([adapter_of(name)], ((0, on, self._examples(row, self.config.split)) for row in self.own))
+            found[name] = {other: on.single(place) for place, other in enumerate(names)}
+        return found
 
     def _score(
         self, adapters: Sequence[Mapping[str, Tensor]], tests: Iterable[tuple[int, ScoreSummary, ExampleSet]]
@@ -149,6 +163,29 @@ class Evaluator:
             return examples
         chosen = numpy_generator(self.seed, "evaluation", 0, client).permutation(len(examples))[:limit]
         return examples.subset(np.sort(chosen))
+
+
+def check_cross(data: FederatedData, config: EvaluationConfig) -> None:
+    """Check that there are clients to compare crosswise, and not too many, before any weight is read.
+
+    Args:
+        data: the clients' data.
+        config: the recipe's evaluation section.
+
+    Raises:
+        UserError: where fewer than two or more than `CROSS_CLIENTS` clients are tested.
+    """
+    if not config.cross:
+        return
+    holders = len(data.holders(config.split))
+    tested = holders if config.max_clients is None else min(holders, config.max_clients)
+    if tested < 2:
+        raise UserError(f"evaluation.cross has no effect: {tested} client has {config.split} examples of its own")
+    if tested > CROSS_CLIENTS:
+        raise UserError(
+            f"evaluation.cross: {tested} tested clients are more than {CROSS_CLIENTS}",
+            hint=f"set evaluation.max_clients to {CROSS_CLIENTS} at most",
+        )
 
 
 def check_examples(data: FederatedData, split: Literal["validation", "test"]) -> None:

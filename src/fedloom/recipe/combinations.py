@@ -25,6 +25,8 @@ def check_combinations(recipe: Recipe) -> None:
     federation = recipe.federation
     name, parameters = federation.algorithm.name, federation.algorithm.parameters
     fine_tuned = any(baseline.kind == "fine_tuned" for baseline in recipe.baselines)
+    if recipe.evaluation.cross:
+        _check_cross(recipe)
     if not isinstance(recipe.model.adapter.rank, int) or federation.private or fine_tuned:
         # Not at the top: the algorithms import torch, which takes seconds.
         from fedloom.aggregation.registry import ALGORITHMS, algorithm_class
@@ -68,6 +70,18 @@ def check_named_clients(recipe: Recipe, clients: Sequence[str]) -> None:
                     f"model.adapter.rank.{place}.clients: {client!r} is no training client",
                     hint=f"did you mean {close!r}?" if close else None,
                 )
+
+
+def _check_cross(recipe: Recipe) -> None:
+    if recipe.federation.private or any(baseline.kind in {"local", "fine_tuned"} for baseline in recipe.baselines):
+        return
+    from fedloom.aggregation.registry import algorithm_class
+
+    algorithm = algorithm_class(recipe.federation.algorithm.name)
+    if not algorithm.personal_adapters and algorithm.shared == "both":
+        raise ValueError(
+            "evaluation.cross has no effect: no client has an adapter of its own here; add baselines: [local]"
+        )
 
 
 def _check_krum(recipe: Recipe) -> None:

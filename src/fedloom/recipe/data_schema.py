@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from fedloom.recipe.base import Config, Fraction, PositiveInt
 
+POCKET_TASKS = "pocket-tasks"
+
 
 class FieldsConfig(Config):
     """Which fields of a record hold what: either prompt and response, or messages."""
@@ -30,11 +32,31 @@ class FieldsConfig(Config):
         return self
 
 
+class SourceConfig(Config):
+    """One source with what is its own: where several sources have different fields, or need words around them."""
+
+    path: str = Field(min_length=1, description="A file, a folder or a hub id.")
+    subset: str | None = Field(None, min_length=1, description="Of a hub id: the subset, e.g. main of openai/gsm8k.")
+    name: str | None = Field(
+        None, min_length=1, description="Its client's name, with partition files. Sources of one name are one client."
+    )
+    fields: FieldsConfig | None = Field(None, description="Default: data.fields.")
+    instruction: str | None = Field(
+        None, min_length=1, description="The same instruction for every record; the prompt field becomes its context."
+    )
+    examples: PositiveInt | None = Field(
+        None, description="At most so many of its records, drawn by the recipe's seed; default: all."
+    )
+
+
 class PartitionByKey(Config):
     """One client per value of a field: the natural partition."""
 
     kind: Literal["by_key"] = Field(description="One client per value of a field.")
     key: str = Field(description="The field whose value names the client.")
+    min_examples: int | None = Field(
+        None, ge=2, description="Clients with fewer records are left out; default: none is."
+    )
 
 
 class PartitionIid(Config):
@@ -64,7 +86,7 @@ class PartitionQuantity(Config):
 
 
 class PartitionFiles(Config):
-    """One client per source file (or per file of a source folder)."""
+    """One client per source file (or per file of a source folder), or per name of a source."""
 
     kind: Literal["files"] = Field(description="One client per file.")
 
@@ -113,9 +135,10 @@ class GlobalTestConfig(Config):
 class DataConfig(Config):
     """Where the text comes from, how it is phrased and who owns which part."""
 
-    source: str | list[str] = Field(
-        "pocket-tasks",
-        description="A file, a list of files, a folder, a hub id, or 'pocket-tasks' (embedded).",
+    source: str | SourceConfig | list[str | SourceConfig] = Field(
+        POCKET_TASKS,
+        description="A file, a folder, a hub id, a section {path, ...} with what is its own, a list of these, or "
+        "'pocket-tasks' (embedded).",
     )
     fields: FieldsConfig = Field(
         default_factory=lambda: FieldsConfig(prompt="prompt", response="response"),
@@ -134,9 +157,53 @@ class DataConfig(Config):
     unseen_clients: int = Field(0, ge=0, description="Clients held out of training and tested at the end.")
     category: str | None = Field(None, description="Field by which the global test is broken down.")
 
+    @property
+    def checkable(self) -> bool:
+        """Whether the source's answers can be told right or wrong by comparing text."""
+        return self.source in (POCKET_TASKS, [POCKET_TASKS])
+
+    def sections(self) -> dict[str, SourceConfig]:
+        """The sources that have a section of their own, by recipe key."""
+        if isinstance(self.source, SourceConfig):
+            return {"data.source": self.source}
+        entries = self.source if isinstance(self.source, list) else []
+        return {f"data.source.{at}": entry for at, entry in enumerate(entries) if isinstance(entry, SourceConfig)}
+
+    def fields_of(self, source: SourceConfig | None) -> FieldsConfig:
+        """Which fields hold what in a source's records.
+
+        Args:
+            source: its section, None where it has none.
+
+        Returns:
+            Its own fields, else those of all.
+        """
+        return self.fields if source is None or source.fields is None else source.fields
+
+    @model_validator(mode="after")
+    def _sections_have_effect(self) -> DataConfig:
+        sections = self.sections()
+        for key, section in sections.items():
+            if section.path == POCKET_TASKS:
+                raise ValueError(f"{key}.path: {POCKET_TASKS} is complete in itself: give it as text, not as a section")
+            if section.name is not None and self.partition.kind != "files":
+                raise ValueError(
+                    f"{key}.name has no effect on partition {self.partition.kind}: it names a client of kind files"
+                )
+            fields = self.fields_of(section)
+            if section.instruction is not None and (fields.messages or fields.context):
+                taken = "messages" if fields.messages else "context"
+                raise ValueError(f"{key}.instruction: its context is the prompt field, so fields.{taken} has no place")
+        every = [self.source] if not isinstance(self.source, list) else self.source
+        own = len(sections) == len(every) and all(section.fields is not None for section in sections.values())
+        general = self.global_test is not None and self.global_test.source is not None
+        if every and own and not general and self.fields != FieldsConfig(prompt="prompt", response="response"):
+            raise ValueError("data.fields has no effect: every source has fields of its own")
+        return self
+
     @model_validator(mode="after")
     def _has_effect(self) -> DataConfig:
-        if self.source in ("pocket-tasks", ["pocket-tasks"]):
+        if self.checkable:
             fixed = FieldsConfig(prompt="prompt", response="response")
             if self.fields != fixed:
                 raise ValueError("fields has no effect on pocket-tasks, whose fields are prompt and response")

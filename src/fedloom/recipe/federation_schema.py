@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from fedloom.recipe.algorithm import AlgorithmConfig, default_algorithm
 from fedloom.recipe.base import Config, PositiveInt
 from fedloom.recipe.participation_schema import ParticipationConfig
+from fedloom.recipe.stop_schema import StopConfig
 
 # What an attacker does by default: enough to break an average (noise, having no direction, takes more), but for
 # honest training on wrong answers.
@@ -42,7 +43,7 @@ class AttackConfig(Config):
 class FederationConfig(Config):
     """The rounds: how many, who takes part, how updates become the next adapter."""
 
-    rounds: PositiveInt = Field(10, description="How many rounds are trained.")
+    rounds: PositiveInt = Field(10, description="How many rounds are trained, unless stop ends them earlier.")
     clients_per_round: PositiveInt = Field(4, description="Clients drawn for each round.")
     participation: ParticipationConfig = Field(
         default_factory=lambda: ParticipationConfig(), description="Who is drawn, and who of them answers in time."
@@ -54,5 +55,10 @@ class FederationConfig(Config):
         default_factory=list,
         description="Parts of the adapter that stay with their client: names of tensors or of parts between dots, "
         "with * for any text, e.g. layers.11 or lora_B.",
+    )
+    stop: StopConfig | None = Field(
+        None,
+        description="Budgets and goals that end the rounds early. Schedules stay those of the planned rounds; "
+        "baselines get the rounds that the federation really took.",
     )
     attack: AttackConfig | None = Field(None, description="Simulated attackers, for trying out robust algorithms.")

@@ -150,14 +150,18 @@ def _with_override(values: dict[str, Any], override: str) -> dict[str, Any]:
 
 
 def _shortened(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    # Who only shortens a recipe with --set federation.rounds need not know how often it evaluates.
+    # Who only shortens a recipe with --set federation.rounds need not know how often it evaluates, nor what waits for
+    # these evaluations.
     given = {override.partition("=")[0].strip() for override in overrides}
     federation, evaluation = values.get("federation"), values.get("evaluation")
     if "federation.rounds" not in given or "evaluation.every" in given or not isinstance(evaluation, dict):
         return values
     every, rounds = evaluation.get("every"), federation.get("rounds") if isinstance(federation, dict) else None
-    if isinstance(every, int) and isinstance(rounds, int) and every > rounds:
-        return {**values, "evaluation": {**evaluation, "every": None}}
+    if isinstance(federation, dict) and isinstance(every, int) and isinstance(rounds, int) and every > rounds:
+        stop = federation.get("stop")
+        if isinstance(stop, dict):
+            stop = {name: rule for name, rule in stop.items() if name not in {"target", "patience"}} or None
+        return {**values, "evaluation": {**evaluation, "every": None}, "federation": {**federation, "stop": stop}}
     return values
 
 
@@ -293,7 +297,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tags() -> set[str]:
-    tags = {"list[str]", "str", "int", "float", "constrained-int", "bool", "list"}
+    tags = {"list[str]", "SourceConfig", "str", "int", "float", "constrained-int", "bool", "list"}
     tags.update(f"literal['{name}']" for name in ("auto", "all-linear"))
     for model in _variants(Recipe):
         if model.__name__.startswith("Partition"):
@@ -313,7 +317,7 @@ def _allowed_keys(location: Sequence[int | str], raw: Sequence[int | str]) -> li
             inner
             for model in models
             if part in model.model_fields
-            for inner in _models_in(model.model_fields[part].annotation)
+            for inner in dict.fromkeys(_models_in(model.model_fields[part].annotation))
         ]
     if len(models) > 1:
         tags = set(raw)

@@ -14,6 +14,7 @@ from fedloom.recipe.combinations import check_combinations
 from fedloom.recipe.data_schema import DataConfig
 from fedloom.recipe.federation_schema import FederationConfig
 from fedloom.recipe.model_schema import ModelConfig
+from fedloom.recipe.stop_schema import check_stop
 
 
 class TaskConfig(Config):
@@ -78,6 +79,11 @@ class EvaluationConfig(Config):
         None,
         description="Test at most so many clients, and so many unseen ones, always the same; default: all. "
         "Results name every client up to 1000 of them; beyond that they are quantiles.",
+    )
+    cross: bool = Field(
+        False,
+        description="Also score every client's own adapter (of the baselines local and fine_tuned, and of personalised "
+        "algorithms) on every other client's test: a matrix, of at most 32 tested clients.",
     )
 
 
@@ -203,9 +209,16 @@ class Recipe(Config):
             )
         return self
 
+    @property
+    def measures_accuracy(self) -> bool:
+        """Whether results hold an accuracy."""
+        exact = self.evaluation.exact_match
+        return self.data.checkable if exact == "auto" else exact
+
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
         check_combinations(self)
+        check_stop(self)
         return self
 
     @model_validator(mode="after")

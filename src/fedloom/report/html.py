@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedloom.report import breakdowns, costs, sections
+from fedloom.report.cross import cross_table
 from fedloom.report.fairness import HEADINGS
 from fedloom.report.page import ARM_SERIES, Series, render_page, write_page
 from fedloom.report.record import Record, read_record
 from fedloom.report.summary import summary_sentence
+from fedloom.report.units import stop_text
 
 REPORT = "report.html"
 TRAFFIC_SERIES = (Series("up", "#1787a6", "#4cc4e6"), Series("down", "#8a4fc4", "#b98ae8"))
@@ -62,6 +64,7 @@ def render(record: Record) -> str:
         extremes=breakdowns.extremes(record),
         clients=breakdowns.clients(record),
         categories=breakdowns.category_table(record),
+        cross=cross_table(record),
         seeds=breakdowns.seed_table(record),
         traffic=costs.traffic(record),
         times=costs.times(record),
@@ -84,8 +87,8 @@ def _ended(record: Record) -> str:
     for place, run in enumerate(record.runs):
         stop = next((event for event in run.events if event["event"] == "stop"), None)
         if stop is not None:
-            seed = f"Seed {record.seeds[place]}: the" if record.seeds else "The"
-            said.append(f"{seed} stop rule {stop.get('rule')} ended the federation after round {stop.get('round')}.")
+            seed = f"Seed {record.seeds[place]}: " if record.seeds else ""
+            said.append(f"{seed}{stop_text(stop)}.")
     return " ".join(said)
 
 

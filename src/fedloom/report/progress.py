@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fedloom.report.events import Event
 from fedloom.report.results import TEST_SETS, Column, arms, columns, score
-from fedloom.report.units import accuracy_text, bytes_text, loss_text, seconds_text
+from fedloom.report.units import accuracy_text, bytes_text, loss_text, seconds_text, stop_text
 
 
 class Progress:
@@ -66,6 +66,8 @@ class Progress:
         """
         if event["event"] in ("round", "baseline_round"):
             self._round(event.get("arm", "federated"), event)
+        elif event["event"] == "stop":
+            self._plan = dict(event["rounds"])
         elif event["event"] == "evaluation" and self._bar is not None and self._task is not None:
             reached = score(event["result"])
             known = reached.accuracy is not None
@@ -150,6 +152,10 @@ def _caption(metrics: Mapping[str, Any]) -> str:
     ]
     if metrics.get("rejected"):
         parts.append(f"rejected updates: {metrics['rejected']:g}")
+    if metrics.get("stop"):
+        parts.append(stop_text(metrics["stop"]))
+    for seed, stop in (metrics.get("stops") or {}).items():
+        parts.append(f"seed {seed}: {stop_text(stop)}")
     if metrics.get("seeds"):
         parts.append(f"mean ± standard deviation over {len(metrics['seeds'])} seeds")
     return " · ".join(parts)

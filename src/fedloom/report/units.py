@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 MISSING = "\N{EN DASH}"
 
 
@@ -85,6 +88,21 @@ def difference_text(measure: str, value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{_bare(measure, value, signed=True)} points" if measure == "accuracy" else _bare(measure, value, True)
+
+
+def stop_text(stop: Mapping[str, Any]) -> str:
+    """Why the rounds ended early, such as "stopped after round 7: bytes 1.2 MB of 1.0 MB"."""
+    rule, limit, reached = stop["rule"], stop["limit"], stop["reached"]
+    text: Callable[[float | None], str]
+    if rule == "patience":
+        said = f"no loss below {loss_text(stop['best'])} in {reached} evaluations"
+    elif rule == "target":
+        text = accuracy_text if stop["measure"] == "accuracy" else loss_text
+        said = f"{stop['measure']} {text(reached)}, target {text(limit)}"
+    else:
+        text = {"bytes": bytes_text, "seconds": seconds_text, "tokens": count_text}[rule]
+        said = f"{rule} {text(reached)} of {text(limit)}"
+    return f"stopped after round {stop['round']}: {said}"
 
 
 def _bare(measure: str, value: float, signed: bool) -> str:
