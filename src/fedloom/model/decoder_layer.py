@@ -20,6 +20,7 @@ from fedloom.model.adapter_products import Site, adapter_gradients, add_adapters
 from fedloom.model.attention import PackedAttention
 from fedloom.model.attention_layout import AttentionLayout
 from fedloom.model.grouped_lora import GroupedLora, GroupedLoraLayer, layer_number
+from fedloom.model.key_value_prefix import KeyValuePrefix
 
 # Layers of these classes compute what `DecoderLayer` computes (tests/model/test_decoder_layer.py compares them).
 FAMILY = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
@@ -202,6 +203,7 @@ class DecoderLayer:
         attention, mlp = layer.self_attn, layer.mlp
         self.lora = lora
         self.last = last
+        self.number = int(attention.layer_idx)
         self.input_norm, self.input_epsilon = _norm(layer.input_layernorm)
         self.middle_norm, self.middle_epsilon = _norm(layer.post_attention_layernorm)
         self.projections = _side_by_side([attention.q_proj, attention.k_proj, attention.v_proj])
@@ -221,6 +223,7 @@ class DecoderLayer:
         position_embeddings: tuple[Tensor, Tensor],
         packed_layout: AttentionLayout,
         packed_labels: LabelRows | None = None,
+        packed_prefix: KeyValuePrefix | None = None,
         **_: Any,
     ) -> Tensor:
         """Carry [1, tokens, size] through the layer; the contract of transformers' decoder layers.
@@ -230,6 +233,7 @@ class DecoderLayer:
             position_embeddings: cosine and sine of every token's angles, [1, tokens, head size] each.
             packed_layout: where the sequences lie.
             packed_labels: the rows that go on to the output head; the last layer needs them.
+            packed_prefix: keys and values to put in place of those computed, for prefix tuning.
             _: what other implementations need.
 
         Returns:
@@ -241,6 +245,8 @@ class DecoderLayer:
         rows = self._normed(x, self.input_norm, self.input_epsilon, self.projections, adapters)
         columns = (self.heads + self.key_heads) * self.head_size
         rows = _Rotary.apply(rows, cos, sin, columns)  # type: ignore[no-untyped-call]
+        if packed_prefix is not None:
+            rows = packed_prefix.put_into_rows(rows, self.number)
         attended = PackedAttention.apply(  # type: ignore[no-untyped-call]
             rows, packed_layout, self.heads, self.key_heads, self.scale, self.window, None
         )
