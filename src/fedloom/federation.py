@@ -15,7 +15,7 @@ from fedloom.aggregation import Algorithm
 from fedloom.arms import Arm
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
 from fedloom.errors import UserError
-from fedloom.model.peft_format import export_adapter
+from fedloom.model.adapter_folder import export_adapter
 from fedloom.report.events import EventLog
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDirectory, write_json
 from fedloom.runtime import RoundPlan
@@ -95,7 +95,7 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
             _record_result(log, state, arm.name, result, time.perf_counter() - began)
         if number == arm.rounds and arm.name == "federated":
             whole = _broadcast(algorithm, state)
-            export_adapter(path / ADAPTER, whole, session.model, session.lora, session.recipe.model)
+            export_adapter(path / ADAPTER, whole, session.model, session.grouped, session.recipe.model)
         session.data.release()
         _commit(path, log, state)
 
@@ -111,7 +111,7 @@ def first_state(session: Session, first: Arm, data_seconds: float = 0.0) -> RunS
     Returns:
         Where `run_arm` goes on from.
     """
-    adapter = in_order(first.algorithm.prepared(session.lora.initial(session.recipe.seed)))
+    adapter = in_order(first.algorithm.prepared(session.grouped.initial(session.recipe.seed)))
     totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0, "rejected": 0}
     return RunState(adapter=adapter, algorithm=in_order(first.algorithm.init(adapter)), totals=totals)
 
@@ -136,7 +136,7 @@ def _next_arm(session: Session, arms: list[Arm], state: RunState) -> None:
     """Every arm starts where the federation started, same seed, same fresh adapter, or where it ended."""
     state.arm, state.round = state.arm + 1, 0
     if not arms[state.arm].continues:
-        state.adapter = in_order(session.lora.initial(session.recipe.seed))
+        state.adapter = in_order(session.grouped.initial(session.recipe.seed))
     state.algorithm = in_order(arms[state.arm].algorithm.init(state.adapter))
 
 
