@@ -130,7 +130,7 @@ class Workbench:
             directory = Path(name)
             session = over_model(checked, directory, data, *self._model)
             if arm == "base":
-                return _losses(session.evaluator.shared(session.lora.initial(checked.seed)))
+                return _losses(session.evaluator.shared(session.grouped.initial(checked.seed)))
             chosen = next(one for one in build_arms(session) if one.name == arm)
             state = first_state(session, chosen)
             start = state.adapter

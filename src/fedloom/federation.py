@@ -15,7 +15,7 @@ from fedloom.aggregation import Algorithm
 from fedloom.arms import Arm
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
 from fedloom.errors import UserError
-from fedloom.model.peft_format import export_adapter
+from fedloom.model.adapter_folder import export_adapter
 from fedloom.report.events import EventLog
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDirectory, write_json
 from fedloom.runtime import RoundPlan
@@ -95,7 +95,7 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
             _record_result(log, state, arm.name, result, time.perf_counter() - began)
         if number == arm.rounds and arm.name == "federated":
             whole = _broadcast(algorithm, state)
-            export_adapter(path / ADAPTER, whole, session.model, session.lora, session.recipe.model)
+            export_adapter(path / ADAPTER, whole, session.model, session.grouped, session.recipe.model)
         session.data.release()
         _commit(path, log, state)
 
@@ -111,7 +111,7 @@ def first_state(session: Session, first: Arm, data_seconds: float = 0.0) -> RunS
     Returns:
         Where `run_arm` goes on from.
     """
-    adapter = in_order(first.algorithm.prepared(session.lora.initial(session.recipe.seed)))
+    adapter = in_order(first.algorithm.prepared(session.grouped.initial(session.recipe.seed)))
     totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0, "rejected": 0}
     return RunState(adapter=adapter, algorithm=in_order(first.algorithm.init(adapter)), totals=totals)
 
@@ -122,12 +122,12 @@ def _broadcast(algorithm: Algorithm, state: RunState) -> dict[str, Tensor]:
 
 
 def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> RunState:
-    """The state before the first round: a fresh adapter, and the untuned base evaluated."""
+    """The state before the first round: a fresh adapter, and the untuned base evaluated, which has none."""
     log.truncate(0)
     log.append("start", **describe_session(session), data_seconds=data_seconds)
     state = first_state(session, first, data_seconds)
     began = time.perf_counter()
-    result = first.evaluate(state.adapter, 0)
+    result = first.evaluate(session.grouped.untuned(state.adapter), 0)
     _record_result(log, state, "base", result, time.perf_counter() - began)
     return state
 
@@ -136,7 +136,7 @@ def _next_arm(session: Session, arms: list[Arm], state: RunState) -> None:
     """Every arm starts where the federation started, same seed, same fresh adapter, or where it ended."""
     state.arm, state.round = state.arm + 1, 0
     if not arms[state.arm].continues:
-        state.adapter = in_order(session.lora.initial(session.recipe.seed))
+        state.adapter = in_order(session.grouped.initial(session.recipe.seed))
     state.algorithm = in_order(arms[state.arm].algorithm.init(state.adapter))
 
 

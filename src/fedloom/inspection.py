@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
@@ -19,8 +17,8 @@ from fedloom.data.describe import describe, render
 from fedloom.data.templates import load_template
 from fedloom.data.tokenizing import tokenize_prompt
 from fedloom.errors import UserError, unknown_name
+from fedloom.model.adapters.registry import adapter_class
 from fedloom.model.base import load_tokenizer, loading, pick_device, pick_dtype, quiet_libraries, resolve_base
-from fedloom.model.peft_format import import_adapter
 from fedloom.recipe import load_recipe
 from fedloom.run_directory import ADAPTER, open_finished
 from fedloom.session import open_session, prepare_data
@@ -58,11 +56,11 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
     session = open_session(recipe, folder)
     # As the run itself does: where clients keep a part of the adapter, each is tested with its own.
     federated = build_arms(session)[0]
-    return federated.evaluate(import_adapter(folder / ADAPTER, session.lora), federated.rounds)
+    return federated.evaluate(session.grouped.read(folder / ADAPTER), federated.rounds)
 
 
 def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adapter: bool) -> str:
-    """Answer a prompt greedily, with the adapter as PEFT loads it.
+    """Answer a prompt greedily, with the adapter as other tools load it.
 
     Args:
         directory: the run directory.
@@ -89,7 +87,7 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
     with loading(recipe.model, "the weights"):
         base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
     base.to(device)
-    model = _with_adapter(base, folder / ADAPTER) if with_adapter else base
+    model = _with_adapter(base, folder / ADAPTER, recipe.model.adapter.kind) if with_adapter else base
     tokens = tokenize_prompt(template.prompt_segments([Message("user", prompt)]), tokenizer)
     inputs = torch.from_numpy(tokens)[None].to(device)
     with torch.no_grad():
@@ -104,13 +102,9 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
     return answer.strip()
 
 
-def _with_adapter(base: Any, adapter: Path) -> Any:
+def _with_adapter(base: Any, adapter: Path, kind: str) -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            # PEFT only warns of missing tensors, and would answer without them.
-            warnings.filterwarnings("error", "Found missing adapter keys")
-            return PeftModel.from_pretrained(base, str(adapter))
+        return adapter_class(kind).opened(base, adapter)
     except Exception as error:  # PEFT's, safetensors' and JSON's errors have no common class
         lines = str(error).splitlines() or [type(error).__name__]
         raise UserError(f"{adapter}: not a readable adapter: {lines[0][:200]}") from None

@@ -47,7 +47,11 @@ def folder(request, tmp_path):
 
 def written(name, folder):
     torch.manual_seed(0)
-    config = AutoConfig.for_model(name, **{**SIZES, **MODELS[name]})
+    sizes = {**SIZES, **MODELS[name]}
+    if name == "gpt2":
+        # It knows no key heads apart from query heads, but PEFT would believe it.
+        del sizes["num_key_value_heads"]
+    config = AutoConfig.for_model(name, **sizes)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / name)
     (folder / name / "tokenizer.json").write_text("{}")
     return folder / name
@@ -71,11 +75,14 @@ def in_peft(folder, model, grouped, adapter):
     config = grouped.peft_config(model, adapter)
     config.task_type = "CAUSAL_LM"
     plain = peft.get_peft_model(base, config)
-    named = {"embedding.weight": "prompt_embeddings"}
     encoder = plain.prompt_encoder.default
-    tensors = {name: adapter.get(f"prompt_encoder.{name}", adapter.get(named.get(name))) for name in encoder.state_dict()}
-    encoder.load_state_dict(tensors)
+    encoder.load_state_dict({in_encoder(name): value for name, value in adapter.items()})
     return plain, dict(encoder.named_parameters())
+
+
+def in_encoder(name):
+    """PEFT's name of a tensor within its encoder."""
+    return "embedding.weight" if name == "prompt_embeddings" else name.removeprefix("prompt_encoder.")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,7 +111,8 @@ def test_a_step_of_a_cohort_is_that_of_peft_and_torch(tmp_path, architecture, ki
     """Two clients in one pass, of unequal data, one step of SGD each."""
     folder = written(architecture, tmp_path)
     model, grouped = opened(folder, kind)
-    rate = 0.1
+    # Large, so that what moves is not lost in the rounding of where it started.
+    rate = 10.0
     owned = [texts()[:3], texts()[3:]]
     masks = [[np.arange(len(text)) > len(text) // 2 for text in some] for some in owned]
     adapters = adapters_of(grouped, 2)
@@ -126,8 +134,7 @@ def test_a_step_of_a_cohort_is_that_of_peft_and_torch(tmp_path, architecture, ki
         assert result.loss == pytest.approx(float(torch.cat(losses).detach().mean()), rel=1e-5)
         for name, start in adapters[client].items():
             moved = result.adapter[name] - start
-            own_name = "embedding.weight" if name == "prompt_embeddings" else name.removeprefix("prompt_encoder.")
-            expected = trained[own_name].detach() - start
+            expected = trained[in_encoder(name)].detach() - start
             assert float(expected.abs().max()) > 0
             assert (moved - expected).norm() < 1e-4 * expected.norm(), name
 
@@ -169,7 +176,7 @@ def test_without_an_adapter_there_is_the_base(tmp_path, kind):
 
 
 @given(
-    lengths=st.lists(st.lists(st.integers(1, 30), max_size=4), min_size=1, max_size=4),
+    lengths=st.lists(st.lists(st.integers(1, 30), max_size=4), min_size=1, max_size=4).filter(any),
     virtual=st.integers(1, 20),
     share=st.booleans(),
 )

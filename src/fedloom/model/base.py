@@ -1,4 +1,4 @@
-"""Loading the frozen base model and its tokenizer, and checking both before any weight is read."""
+"""Loading the frozen base model and its tokenizer."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from fedloom.errors import UserError, nearest
 from fedloom.model.attention import IMPLEMENTATION
-from fedloom.model.checkpointing import decoder_layers
-from fedloom.model.decoder_layer import frozen_layers
-from fedloom.model.grouped_lora import target_layers
 from fedloom.recipe.model_schema import ModelConfig
-from fedloom.recipe.schema import RuntimeConfig
 
 POCKET = Path(__file__).parent / "pocket"
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
@@ -120,35 +116,6 @@ def load_tokenizer(config: ModelConfig) -> Any:
     base = resolve_base(config.base)
     with loading(config, "the tokenizer"):
         return AutoTokenizer.from_pretrained(base)
-
-
-def check_model(config: ModelConfig, runtime: RuntimeConfig) -> list[str]:
-    """Find mistakes in the model section without reading a weight: the model is built on the meta device.
-
-    Args:
-        config: the recipe's model section.
-        runtime: its runtime section.
-
-    Returns:
-        Names of the layers that get an adapter.
-
-    Raises:
-        UserError: an unknown architecture, targets that the model does not have, or options without effect on it.
-    """
-    base = resolve_base(config.base)
-    with loading(config, "config.json"):
-        settings = AutoConfig.from_pretrained(base)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(settings)
-    targets = target_layers(model, config.adapter)
-    if runtime.prefix_cache_gb is not None and frozen_layers(model, targets) == 0:
-        raise UserError(
-            "runtime.prefix_cache_gb has no effect: no layer of a kind known here lies below the lowest adapter",
-            hint="confine the adapters with model.adapter.layers, or leave the cache out",
-        )
-    if runtime.activation_checkpointing is True and not decoder_layers(model):
-        raise UserError("runtime.activation_checkpointing has no effect: the model's decoder layers were not found")
-    return targets
 
 
 def pick_device(device: str) -> torch.device:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fedloom.errors import UserError, nearest
+from fedloom.recipe.adapter_schema import LowRank, RankGroup
 from fedloom.recipe.participation_schema import check_concurrency
 
 if TYPE_CHECKING:
@@ -25,12 +26,13 @@ def check_combinations(recipe: Recipe) -> None:
     federation = recipe.federation
     name, parameters = federation.algorithm.name, federation.algorithm.parameters
     fine_tuned = any(baseline.kind == "fine_tuned" for baseline in recipe.baselines)
-    if not isinstance(recipe.model.adapter.rank, int) or federation.private or fine_tuned:
+    ranks = rank_groups(recipe)
+    if ranks or federation.private or fine_tuned:
         # Not at the top: the algorithms import torch, which takes seconds.
         from fedloom.aggregation.registry import ALGORITHMS, algorithm_class
 
         found = algorithm_class(name)
-        if not isinstance(recipe.model.adapter.rank, int) and not found.mixed_ranks:
+        if ranks and not found.mixed_ranks:
             able = ", ".join(other for other in ALGORITHMS if algorithm_class(other).mixed_ranks)
             raise ValueError(
                 f"model.adapter.rank: {name} averages factors of one rank; different ranks need one of: {able}"
@@ -49,6 +51,12 @@ def check_combinations(recipe: Recipe) -> None:
     _check_krum(recipe)
 
 
+def rank_groups(recipe: Recipe) -> list[RankGroup]:
+    """The groups of clients with a rank of their own; none where all have one rank, or none."""
+    config = recipe.model.adapter
+    return config.rank if isinstance(config, LowRank) and not isinstance(config.rank, int) else []
+
+
 def check_named_clients(recipe: Recipe, clients: Sequence[str]) -> None:
     """Check the names of clients in a recipe, once all of them are known.
 
@@ -59,8 +67,7 @@ def check_named_clients(recipe: Recipe, clients: Sequence[str]) -> None:
     Raises:
         UserError: for ranks of clients that there are not.
     """
-    rank = recipe.model.adapter.rank
-    for place, group in enumerate([] if isinstance(rank, int) else rank):
+    for place, group in enumerate(rank_groups(recipe)):
         for client in group.clients or []:
             if client not in clients:
                 close = nearest(client, clients)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import peft
 import torch
@@ -21,7 +22,7 @@ class PromptTuning(EmbeddedTokens[PromptTuningConfig]):
 
     def __init__(self, model: PreTrainedModel, config: PromptTuningConfig) -> None:
         super().__init__(model, config)
-        self._embedding = model.get_input_embeddings()
+        self._embedding: Any = model.get_input_embeddings()
 
     @classmethod
     def layout(cls, model: PreTrainedModel, config: PromptTuningConfig) -> Layout:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fedloom.errors import UserError
 from fedloom.model.grouped_adapter import Adapter
 from fedloom.model.packing import PackedBatch
 from fedloom.model.peft_format import PeftFormat
@@ -52,7 +51,7 @@ class VirtualTokens(PeftFormat[VirtualConfig]):
             self.unload()
 
     @staticmethod
-    def peft_sizes(model: PreTrainedModel) -> dict[str, int]:
+    def peft_sizes(model: PreTrainedModel) -> dict[str, Any]:
         """What PEFT notes of the base model.
 
         Args:
@@ -98,25 +97,5 @@ class EmbeddedTokens(VirtualTokens[VirtualConfig]):
     @staticmethod
     def embedding_size(model: PreTrainedModel) -> int:
         """The size of an embedded token."""
-        return int(model.get_input_embeddings().weight.shape[1])
-
-
-def check_positions(model: PreTrainedModel, virtual_tokens: int, longest: int) -> None:
-    """Check that virtual tokens leave room for the text.
-
-    Args:
-        model: the base (weights may be on the meta device).
-        virtual_tokens: before every example.
-        longest: tokens of the longest example.
-
-    Raises:
-        UserError: where the model has fewer positions than both take together.
-    """
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if virtual_tokens and positions is not None and virtual_tokens + longest > positions:
-        room = positions - virtual_tokens
-        raise UserError(
-            f"model.adapter.virtual_tokens: {virtual_tokens} and the longest example's {longest} tokens exceed the "
-            f"model's {positions} positions",
-            hint=f"set data.max_tokens to {room} or less" if room > 0 else "take fewer",
-        )
+        embedding: Any = model.get_input_embeddings()
+        return int(embedding.weight.shape[1])
