@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,9 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
     model = _with_adapter(base, folder / ADAPTER, recipe.model.adapter.kind) if with_adapter else base
     tokens = tokenize_prompt(template.prompt_segments([Message("user", prompt)]), tokenizer)
     inputs = torch.from_numpy(tokens)[None].to(device)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # Of PEFT, where there are virtual tokens: it takes no positions from transformers, which counts them itself.
+        warnings.filterwarnings("ignore", "Position ids are not supported")
         output = model.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
