@@ -178,13 +178,13 @@ def over_model(
         The session.
     """
     store = ClientStore(directory / CLIENTS)
-    threads = usable_threads(recipe.runtime.threads)
+    threads, single = usable_threads(recipe.runtime.threads), not grouped.cohorts
     if group is None:
-        lanes = passes = Lanes(threads, grouped.device)
+        lanes = passes = Lanes(threads, grouped.device, single=single)
     else:
         # What can't be shared out gets the threads of a single process: meanwhile the others are waiting.
         part = usable_threads(recipe.runtime.threads, group.place.local_size)
-        lanes = Lanes(part, grouped.device, threads_alone=threads)
+        lanes = Lanes(part, grouped.device, threads_alone=threads, single=single)
         passes = SharedLanes(lanes, grouped.device, group)
         group.device = grouped.device
 
@@ -216,6 +216,9 @@ def describe_session(session: Session) -> dict[str, Any]:
         "clients": len(session.data.clients),
         "examples": session.data.totals(),
         "parameters": {"base": model.num_parameters(), "trainable": session.grouped.size},
+        "adapter": session.recipe.model.adapter.kind,
+        # Only where it is so: other kinds train several clients in one pass.
+        **({} if session.grouped.cohorts else {"one_client_at_a_time": True}),
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

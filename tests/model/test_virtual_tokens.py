@@ -14,6 +14,7 @@ from fedloom.model.base import load_base
 from fedloom.model.decoder_layer import use_own_layers
 from fedloom.model.forward import label_logits, label_losses
 from fedloom.model.packing import Example, pack
+from fedloom.randomness import torch_generator
 from fedloom.recipe.adapter_schema import PrefixTuningConfig, PromptTuningConfig, PTuningConfig
 from fedloom.recipe.model_schema import ModelConfig
 from fedloom.training.client import ClientWork, LocalTraining
@@ -155,6 +156,18 @@ def test_clients_of_a_pass_do_not_touch_each_other(tmp_path, kind):
     assert torch.equal(together[1], torch.zeros_like(together[1]))
     for row, adapter, group in ((0, adapters[0], groups[0]), (2, adapters[2], groups[1])):
         assert torch.equal(together[row], gradients([adapter], [group])[0])
+
+
+def test_a_fresh_prefix_is_what_a_cache_holds_of_words(folder):
+    _, grouped = opened(folder, "prefix_tuning")
+    generator = torch_generator(3, "virtual tokens")
+    words = torch.randint(96, (1, VIRTUAL), generator=generator)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        cache = base(words, use_cache=True).past_key_values
+    expected = torch.cat([x[0].transpose(0, 1).flatten(1) for one in cache.layers for x in (one.keys, one.values)], 1)
+    found = grouped.initial(3)["prompt_embeddings"]
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -86,7 +86,7 @@ def score(
     Yields:
         One `Scores` for each job, in order.
     """
-    passes = _passes(jobs)
+    passes = _passes(jobs, apart=not grouped.cohorts)
     taken: deque[_Pass] = deque()
 
     def take() -> Iterator[list[_Place]]:
@@ -106,13 +106,15 @@ def score(
         yield from one.completes
 
 
-def _passes(jobs: Iterable[tuple[int, ExampleSet]]) -> Iterator[_Pass]:
+def _passes(jobs: Iterable[tuple[int, ExampleSet]], apart: bool) -> Iterator[_Pass]:
+    """Fill passes; `apart`: none with several adapters."""
     filling = _Pass()
     for adapter, examples in jobs:
         size = len(examples)
         scores = Scores(np.zeros(size), np.zeros(size, dtype=np.int64), np.zeros(size, dtype=bool))
         for index, length in enumerate(examples.lengths.tolist()):
-            if filling.places and filling.tokens + length > TOKENS_PER_PASS:
+            other = apart and filling.places and filling.places[-1].adapter != adapter
+            if filling.places and (other or filling.tokens + length > TOKENS_PER_PASS):
                 yield filling
                 filling = _Pass()
             filling.places.append(_Place(adapter, examples, index, scores))

@@ -16,7 +16,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 from fedloom.model.attention_layout import AttentionLayout, Bucket
-from fedloom.model.key_value_prefix import KeyValuePrefix
+from fedloom.model.key_value_prefix import KeyValuePrefix, KeyValueRecorder
 
 IMPLEMENTATION = "fedloom_packed"
 
@@ -202,7 +202,7 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     packed_layout: AttentionLayout | None = None,
-    packed_prefix: KeyValuePrefix | None = None,
+    packed_prefix: KeyValuePrefix | KeyValueRecorder | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **others: Any,

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from fedloom.errors import UserError, nearest
 from fedloom.model.attention import IMPLEMENTATION
+from fedloom.recipe.adapter_schema import FullConfig
 from fedloom.recipe.model_schema import ModelConfig
 
 POCKET = Path(__file__).parent / "pocket"
@@ -164,6 +165,11 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def base_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """The number format of the base model: fp32 where the base itself is trained, else as `pick_dtype` has it."""
+    return torch.float32 if isinstance(config.adapter, FullConfig) else pick_dtype(config.dtype, device)
+
+
 def load_base(config: ModelConfig, device: torch.device) -> PreTrainedModel:
     """The base model, frozen, with attention that takes packed batches.
 
@@ -181,7 +187,7 @@ def load_base(config: ModelConfig, device: torch.device) -> PreTrainedModel:
     with loading(config, "the weights"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base,
-            dtype=pick_dtype(config.dtype, device),
+            dtype=base_dtype(config, device),
             attn_implementation=IMPLEMENTATION,
             use_safetensors=True,
             output_loading_info=True,

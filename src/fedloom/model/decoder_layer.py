@@ -22,7 +22,7 @@ from fedloom.model.adapters.targets import layer_number
 from fedloom.model.attention import PackedAttention
 from fedloom.model.attention_layout import AttentionLayout
 from fedloom.model.grouped_adapter import GroupedAdapter
-from fedloom.model.key_value_prefix import KeyValuePrefix
+from fedloom.model.key_value_prefix import KeyValuePrefix, KeyValueRecorder
 
 # Layers of these classes compute what `DecoderLayer` computes (tests/model/test_decoder_layer.py compares them).
 FAMILY = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
@@ -226,7 +226,7 @@ class DecoderLayer:
         position_embeddings: tuple[Tensor, Tensor],
         packed_layout: AttentionLayout,
         packed_labels: LabelRows | None = None,
-        packed_prefix: KeyValuePrefix | None = None,
+        packed_prefix: KeyValuePrefix | KeyValueRecorder | None = None,
         **_: Any,
     ) -> Tensor:
         """Carry [1, tokens, size] through the layer; the contract of transformers' decoder layers.

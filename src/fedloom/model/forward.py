@@ -25,7 +25,7 @@ def label_losses(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: Pa
     Returns:
         fp32 [labels], in nats.
     """
-    if not grouped.plain_head:
+    if grouped.trains_head or not grouped.plain_head:
         logits = label_logits(model, grouped, batch)
         return nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
     hidden, labels = _at_labels(model, grouped, batch)

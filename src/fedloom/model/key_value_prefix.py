@@ -77,3 +77,29 @@ class KeyValuePrefix:
         own = self.layers[layer].to(key.dtype).view(len(self.tokens), 2, key.shape[1], -1)
         keys, values = own.permute(1, 2, 0, 3)
         return key.index_copy(2, self.tokens, keys[None]), value.index_copy(2, self.tokens, values[None])
+
+
+class KeyValueRecorder:
+    """In place of a prefix: takes down the keys and values of a batch's first tokens, and changes none.
+
+    Args:
+        tokens: how many.
+        columns: 2 * key heads * dim.
+    """
+
+    def __init__(self, tokens: int, columns: int) -> None:
+        self._tokens = tokens
+        self._columns = columns
+        # By number of the layer, fp32 [tokens, columns]: keys head by head, then values.
+        self.layers: dict[int, Tensor] = {}
+
+    def put_into_rows(self, rows: Tensor, layer: int) -> Tensor:
+        """See `KeyValuePrefix`; the rows stay as they are."""
+        self.layers[layer] = rows[: self._tokens, -self._columns :].float()
+        return rows
+
+    def put_into_heads(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """See `KeyValuePrefix`; keys and values stay as they are."""
+        first = torch.stack([key[0, :, : self._tokens], value[0, :, : self._tokens]])
+        self.layers[layer] = first.permute(2, 0, 1, 3).flatten(1).float()
+        return key, value

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fedloom.errors import UserError, nearest
-from fedloom.recipe.adapter_schema import LowRank, RankGroup
+from fedloom.recipe.adapter_schema import DoraConfig, FullConfig, LowRank, RankGroup
 from fedloom.recipe.participation_schema import check_concurrency
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def check_combinations(recipe: Recipe) -> None:
     federation = recipe.federation
     name, parameters = federation.algorithm.name, federation.algorithm.parameters
     fine_tuned = any(baseline.kind == "fine_tuned" for baseline in recipe.baselines)
+    _check_kind(recipe)
     ranks = rank_groups(recipe)
     if ranks or federation.private or fine_tuned:
         # Not at the top: the algorithms import torch, which takes seconds.
@@ -75,6 +76,43 @@ def check_named_clients(recipe: Recipe, clients: Sequence[str]) -> None:
                     f"model.adapter.rank.{place}.clients: {client!r} is no training client",
                     hint=f"did you mean {close!r}?" if close else None,
                 )
+
+
+def _check_kind(recipe: Recipe) -> None:
+    """What the kind of adapter can't be combined with."""
+    config, name = recipe.model.adapter, recipe.federation.algorithm.name
+    if not isinstance(config, LowRank):
+        from fedloom.aggregation.registry import ALGORITHMS
+
+        if ALGORITHMS[name].startswith("lora."):
+            # DoRA has factors, but what it adds is not their product.
+            has = (
+                "factors whose product is not what it adds, and magnitudes besides"
+                if isinstance(config, DoraConfig)
+                else "no factors"
+            )
+            raise ValueError(
+                f"federation.algorithm: {name} works on LoRA's factors A and B (model.adapter.kind lora or rslora); "
+                f"{config.kind} has {has}"
+            )
+    if isinstance(config, FullConfig):
+        _check_full(recipe)
+
+
+def _check_full(recipe: Recipe) -> None:
+    """Of full fine-tuning there is one copy of the model, which one client after another trains."""
+    runtime = recipe.runtime
+    if runtime.cohort not in ("auto", 1):
+        raise ValueError(f"runtime.cohort: {runtime.cohort}, but full fine-tuning trains one client after another")
+    if recipe.model.dtype == "bfloat16":
+        raise ValueError("model.dtype: full fine-tuning trains the base itself, which it holds in float32")
+    if runtime.memory_gb is not None and runtime.activation_checkpointing != "auto":
+        raise ValueError("runtime.memory_gb has no effect: full fine-tuning has no cohorts that it could bound")
+    if runtime.kind == "distributed" and runtime.threads is None:
+        raise ValueError(
+            "runtime.threads: is required by full fine-tuning in several processes: its last bits depend on the "
+            "number of threads that a process has"
+        )
 
 
 def _check_krum(recipe: Recipe) -> None:

@@ -72,7 +72,8 @@ class CohortSizer:
 
         Returns:
             Ranges of positions: of the recipe's size, or, for `auto`, as many clients as memory holds and, on a CPU,
-            as keep all lanes busy with passes of a useful length. Sets `grouped.recompute` for them.
+            as keep all lanes busy with passes of a useful length; single clients of a kind of adapter that has no
+            cohorts. Sets `grouped.recompute` for them.
         """
         self.grouped.recompute = self.checkpointing is True
         if self.cohort != "auto":
@@ -81,6 +82,8 @@ class CohortSizer:
         tokens = [length + self.grouped.virtual_tokens for length in tokens]
         if self.checkpointing == "auto":
             self.grouped.recompute = self.bytes_at_work(1, max(tokens)) > self.budget
+        if not self.grouped.cohorts:
+            return [range(place, place + 1) for place in range(len(tokens))]
         target = min(self.longest_pass, sum(tokens) / self.lanes)
         cohorts = [range(0, 1)]
         length = tokens[0]
@@ -112,11 +115,12 @@ def bytes_per_token(model: PreTrainedModel, grouped: GroupedAdapter[Any]) -> flo
         # Not the tensor itself: an operation that keeps its own result would hold itself, and never be freed.
         return tensor.detach()
 
-    weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
     positions = int(getattr(model.config, "max_position_embeddings", PROBE_TOKENS))
     length = min(PROBE_TOKENS, positions - grouped.virtual_tokens)
     example = Example(np.zeros(length, dtype=np.int64), np.ones(length, dtype=bool))
     grouped.load([{name: torch.zeros(shape) for name, shape in grouped.shapes.items()}])
+    # Now, as full fine-tuning loads the weights themselves.
+    weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
     batch = pack([[example]], grouped.device, virtual_tokens=grouped.places)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss = label_losses(model, grouped, batch).sum()

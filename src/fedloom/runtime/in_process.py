@@ -132,4 +132,5 @@ class InProcessRuntime:
             local.momentum,
             exchange.entries,
         )
-        return train_cohort(self.model, self.grouped, work, training)
+        passes = [work] if self.grouped.cohorts else [[piece] for piece in work]
+        return [result for some in passes for result in train_cohort(self.model, self.grouped, some, training)]

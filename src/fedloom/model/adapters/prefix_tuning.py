@@ -8,24 +8,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import peft
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.model.adapters.virtual_tokens import STORED, VirtualTokens
+from fedloom.model.decoder_layer import LabelRows
 from fedloom.model.grouped_adapter import Adapter, Layout
-from fedloom.model.key_value_prefix import KeyValuePrefix
-from fedloom.model.packing import PackedBatch
+from fedloom.model.key_value_prefix import KeyValuePrefix, KeyValueRecorder
+from fedloom.model.packing import Example, PackedBatch, pack
 from fedloom.randomness import torch_generator
 from fedloom.recipe.adapter_schema import PrefixTuningConfig
-
-# Small beside the keys and values of text, so that a fresh prefix adds little. Our choice.
-INITIAL_DEVIATION = 0.02
 
 
 class PrefixTuning(VirtualTokens[PrefixTuningConfig]):
     """Prefix tuning on one model."""
+
+    def __init__(self, model: PreTrainedModel, config: PrefixTuningConfig) -> None:
+        super().__init__(model, config)
+        self._model = model
 
     @classmethod
     def layout(cls, model: PreTrainedModel, config: PrefixTuningConfig) -> Layout:
@@ -34,8 +37,11 @@ class PrefixTuning(VirtualTokens[PrefixTuningConfig]):
         layers = model.config.get_text_config().num_hidden_layers
         return Layout({STORED: (config.virtual_tokens, layers * 2 * heads * dim)}, [])
 
+    @torch.no_grad()
     def initial(self, seed: int) -> Adapter:
-        """Normal, with a small deviation.
+        """The keys and values of tokens drawn from the vocabulary, as the base computes them.
+
+        The paper (section 7.4) begins with those of words; to draw them from all of the vocabulary is our choice.
 
         Args:
             seed: the recipe's.
@@ -43,8 +49,22 @@ class PrefixTuning(VirtualTokens[PrefixTuningConfig]):
         Returns:
             fp32 [virtual tokens, layers * 2 * key heads * dim].
         """
+        config = self._model.config.get_text_config()
+        heads, dim = _key_heads(self._model)
         generator = torch_generator(seed, "virtual tokens")
-        return {STORED: INITIAL_DEVIATION * torch.randn(self.shapes[STORED], generator=generator)}
+        tokens = torch.randint(config.vocab_size, (self.virtual_tokens,), generator=generator).numpy()
+        batch = pack([[Example(tokens, np.zeros(len(tokens), dtype=bool))]], self.device)
+        recorder = KeyValueRecorder(len(tokens), 2 * heads * dim)
+        everything = LabelRows(torch.arange(batch.input_ids.shape[1], device=self.device), batch.group_starts)
+        self._model.base_model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            packed_layout=batch.layout,
+            packed_labels=everything,
+            packed_prefix=recorder,
+            use_cache=False,
+        )
+        return {STORED: torch.cat([recorder.layers[layer] for layer in range(config.num_hidden_layers)], 1).cpu()}
 
     def inputs(self, model: PreTrainedModel, batch: PackedBatch) -> dict[str, Any]:
         """See `GroupedAdapter`: tokens, and each group's own keys and values for the places before them."""

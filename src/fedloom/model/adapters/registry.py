@@ -15,6 +15,11 @@ from fedloom.recipe.adapter_schema import AdapterKind
 KINDS = {
     "lora": "lora:GroupedLora",
     "rslora": "lora:GroupedLora",
+    "dora": "dora:Dora",
+    "ia3": "ia3:Ia3",
+    "bitfit": "bitfit:BitFit",
+    "bottleneck": "bottleneck:GroupedBottleneck",
+    "full": "full:FullModel",
     "prompt_tuning": "prompt_tuning:PromptTuning",
     "p_tuning": "p_tuning:PTuning",
     "prefix_tuning": "prefix_tuning:PrefixTuning",

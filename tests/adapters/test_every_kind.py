@@ -1,0 +1,121 @@
+"""What holds for every kind of adapter: it learns, its traffic is counted, and nothing depends on how it was run."""
+
+import json
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import fedloom
+from fedloom.inspection import evaluate_run, generate_answer
+from fedloom.model.adapters.registry import KINDS, adapter_class
+from fedloom.recipe import load_recipe
+from fedloom.report.events import read_events
+from fedloom.session import open_session
+from fedloom.wire.encoding import encode
+from tests.adapters.kinds import ALGORITHMS, SECTIONS, settings
+from tests.federated_runs import outcome
+from tests.processes import TwoProcesses, forked, killed_run
+
+Finished = Callable[..., Path]
+
+
+def test_no_kind_is_left_out() -> None:
+    assert SECTIONS.keys() == KINDS.keys()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_it_learns(finished: Finished, kind: str, algorithm: str) -> None:
+    out = finished(kind, algorithm)
+    metrics = json.loads((out / "metrics.json").read_text())
+    losses = [event["loss"] for event in read_events(out / "events.jsonl") if event["event"] == "round"]
+    assert losses[-1] < losses[0]
+    assert metrics["eval"]["loss"] < metrics["baselines"]["base"]["loss"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_bytes_up_are_those_of_the_trained_tensors(finished: Finished, tmp_path: Path, kind: str) -> None:
+    session = open_session(load_recipe(finished(kind) / "recipe.yaml"), tmp_path)
+    trained = session.grouped.read(finished(kind) / "adapter")
+    assert sum(value.numel() for value in trained.values()) == session.grouped.size
+    for algorithm, sent in (
+        ("fedavg", trained),
+        ("scaffold", {**trained, **{f"control/{name}": value for name, value in trained.items()}}),
+    ):
+        rounds = [
+            event for event in read_events(finished(kind, algorithm) / "events.jsonl") if event["event"] == "round"
+        ]
+        assert {event["bytes_up"] for event in rounds} == {3 * len(encode(sent))}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_alone_or_together_in_one_lane_or_two(finished: Finished, source: Path, tmp_path: Path, kind: str) -> None:
+    together = outcome(finished(kind))
+    lanes = ["runtime.threads=2"] if adapter_class(kind).cohorts else []
+    fedloom.run(settings(source, kind), tmp_path / "run", ["runtime.cohort=1", *lanes])
+    assert outcome(tmp_path / "run") == together
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_finished_runs_are_evaluated_and_answer(finished: Finished, kind: str) -> None:
+    out = finished(kind)
+    own = json.loads((out / "metrics.json").read_text())["eval"]
+    assert evaluate_run(out)["loss"] == pytest.approx(own["loss"], rel=1e-5)
+    prompt = "word 1 of: river stone lamp"
+    assert generate_answer(out, prompt, 4, True) != generate_answer(out, prompt, 4, False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["dora", "full"])
+def test_killed_and_resumed(finished: Finished, source: Path, tmp_path: Path, kind: str) -> None:
+    """With what clients keep: SCAFFOLD's control variates."""
+    values, out = settings(source, kind, "scaffold"), tmp_path / "run"
+    draw = random.Random(kind)
+    process = forked.Process(target=killed_run, args=(values, [], out, draw.randint(3, 12), draw.random() < 0.5))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    fedloom.run(values, out, resume=True)
+    assert outcome(out) == outcome(finished(kind, "scaffold"))
+
+
+@pytest.fixture(scope="module")
+def two_processes() -> Iterator[TwoProcesses]:
+    pair = TwoProcesses()
+    yield pair
+    pair.end()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["bottleneck", "full"])
+def test_two_processes_equal_one(
+    finished: Finished, source: Path, two_processes: TwoProcesses, tmp_path: Path, kind: str
+) -> None:
+    two_processes.run(settings(source, kind), tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(finished(kind))
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_private_parts_stay_with_clients(source: Path, tmp_path: Path, kind: str) -> None:
+    values = settings(
+        source, kind, federation={"private": ["layers.5"], "rounds": 1}, local={"epochs": None, "steps": 1}
+    )
+    out = fedloom.run(values, tmp_path / "run").out
+    kept = [safetensors.torch.load_file(path) for path in out.glob("clients/*/federated/1.safetensors")]
+    assert len(kept) == 3
+    names = {name.removeprefix("adapter/") for name in kept[0]}
+    session = open_session(load_recipe(out / "recipe.yaml"), tmp_path)
+    assert names == {name for name in session.grouped.shapes if ".layers.5." in name}
+    shared, fresh = session.grouped.read(out / "adapter"), session.grouped.initial(0)
+    changed = {name for name in shared if not torch.equal(shared[name], fresh[name])}
+    assert changed
+    assert not changed & names
