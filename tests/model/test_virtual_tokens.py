@@ -113,7 +113,7 @@ def test_a_step_of_a_cohort_is_that_of_peft_and_torch(tmp_path, architecture, ki
     folder = written(architecture, tmp_path)
     model, grouped = opened(folder, kind)
     # Large, so that what moves is not lost in the rounding of where it started.
-    rate = 10.0
+    rate = 1e4
     owned = [texts()[:3], texts()[3:]]
     masks = [[np.arange(len(text)) > len(text) // 2 for text in some] for some in owned]
     adapters = adapters_of(grouped, 2)
