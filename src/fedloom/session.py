@@ -100,7 +100,9 @@ def open_model(recipe: Recipe, scratch: Path | None = None) -> tuple[PreTrainedM
         # Own layers multiply frozen weights side by side, and know of no change to one of them.
         use_own_layers(model, grouped)
     make_layers_repeatable(model, grouped)
-    frozen = frozen_layers(model, grouped.layers) if grouped.own_layers or grouped.device.type != "cpu" else 0
+    # Where own layers could be used and are not, the base changes, or is of another family.
+    apart = grouped.own_layers or not grouped.fits_own_layers or grouped.device.type != "cpu"
+    frozen = frozen_layers(model, grouped.layers) if apart else 0
     if frozen:
         gigabytes = PREFIX_CACHE_GB if recipe.runtime.prefix_cache_gb is None else recipe.runtime.prefix_cache_gb
         store = ActivationStore(scratch, gigabytes * GIB) if scratch is not None and gigabytes else None

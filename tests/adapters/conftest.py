@@ -8,14 +8,14 @@ import pytest
 
 import fedloom
 from tests.adapters.kinds import settings
-from tests.federated_runs import write_examples
+from tests.federated_runs import CLIENTS, write_examples
 
 Finished = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_examples(tmp_path_factory.mktemp("words") / "words.jsonl", growth=2)
+    return write_examples(tmp_path_factory.mktemp("words") / "words.jsonl", CLIENTS[:3], growth=4)
 
 
 @pytest.fixture(scope="session")

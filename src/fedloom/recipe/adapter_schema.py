@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -120,6 +120,13 @@ class DoraConfig(OnLinearLayers):
     kind: Literal["dora"] = Field("dora", description="LoRA for the direction, a vector for the size of each row.")
     rank: PositiveInt = Field(8, description="Inner size r of the factors A [r, in] and B [out, r].")
     alpha: float = Field(16.0, gt=0, description="The product of the factors is scaled by alpha / rank.")
+
+    @field_validator("rank", mode="before")
+    @classmethod
+    def _one_rank(cls, rank: Any) -> Any:
+        if isinstance(rank, list):
+            raise ValueError("algorithms for clients of different ranks need kind lora or rslora; dora has one rank")
+        return rank
 
 
 class Ia3Config(OnLinearLayers):
