@@ -16,13 +16,19 @@ SECTIONS: dict[str, tuple[Values, float]] = {
     "bitfit": ({"kind": "bitfit"}, 2e-2),
     "bottleneck": ({"kind": "bottleneck", "size": 8, "after_attention": True, "activation": "gelu"}, 3e-3),
     "full": ({"kind": "full"}, 1e-3),
-    "prompt_tuning": ({"kind": "prompt_tuning", "virtual_tokens": 6}, 3e-2),
+    "prompt_tuning": ({"kind": "prompt_tuning", "virtual_tokens": 6}, 1e-1),
     "p_tuning": ({"kind": "p_tuning", "virtual_tokens": 6, "hidden_size": 24}, 1e-2),
     "prefix_tuning": ({"kind": "prefix_tuning", "virtual_tokens": 6}, 3e-1),
 }
+# Kinds that do not begin at the base have further to go: passes over the data a round, and FedAdam's rate.
+FURTHER: dict[str, tuple[int, float]] = {
+    "prompt_tuning": (8, 0.1),
+    "p_tuning": (8, 0.03),
+    "prefix_tuning": (8, 1.0),
+}
 ALGORITHMS: dict[str, Values] = {
     "fedavg": {"name": "fedavg"},
-    "fedadam": {"name": "fedadam", "server_learning_rate": 0.01},
+    "fedadam": {"name": "fedadam"},
     "scaffold": {"name": "scaffold"},
 }
 
@@ -30,10 +36,14 @@ ALGORITHMS: dict[str, Values] = {
 def settings(source: Path, kind: str, algorithm: str = "fedavg", **sections: Any) -> Values:
     """A recipe for a kind: three unequal clients, three rounds."""
     section, rate = SECTIONS[kind]
+    epochs, server_rate = FURTHER.get(kind, (1, 0.01))
+    chosen = dict(ALGORITHMS[algorithm])
+    if algorithm == "fedadam":
+        chosen["server_learning_rate"] = server_rate
     values = recipe(
         source,
-        federation={"rounds": 3, "clients_per_round": 3, "algorithm": ALGORITHMS[algorithm]},
-        local={"learning_rate": rate},
+        federation={"rounds": 3, "clients_per_round": 3, "algorithm": chosen},
+        local={"learning_rate": rate, "epochs": epochs},
         evaluation={"max_examples": 2},
     )
     values["model"]["adapter"] = section
