@@ -95,7 +95,7 @@ def open_model(recipe: Recipe, scratch: Path | None = None) -> tuple[PreTrainedM
     model = load_base(recipe.model, pick_device(recipe.runtime.device))
     grouped = build_adapter(model, recipe.model.adapter)
     changes_base = algorithm_class(recipe.federation.algorithm.name).changes_base
-    if grouped.fits_own_layers and not changes_base:
+    if grouped.fits_own_layers and not changes_base and recipe.model.quantization is None:
         # Own layers multiply frozen weights side by side, and know of no change to one of them.
         use_own_layers(model, grouped)
     make_layers_repeatable(model, grouped)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -34,6 +36,8 @@ def check_model(config: ModelConfig, runtime: RuntimeConfig) -> Layout:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(settings)
     layout = adapter_class(config.adapter.kind).layout(model, config.adapter)
+    if config.quantization is not None:
+        _check_quantization(config)
     if runtime.prefix_cache_gb is not None and frozen_layers(model, layout.layers) == 0:
         raise UserError(
             "runtime.prefix_cache_gb has no effect: no layer of a kind known here lies below the lowest adapter",
@@ -42,3 +46,11 @@ def check_model(config: ModelConfig, runtime: RuntimeConfig) -> Layout:
     if runtime.activation_checkpointing is True and not decoder_layers(model):
         raise UserError("runtime.activation_checkpointing has no effect: the model's decoder layers were not found")
     return layout
+
+
+def _check_quantization(config: ModelConfig) -> None:
+    if find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"model.quantization: {config.quantization} needs bitsandbytes, which is not installed",
+            hint='pip install "fedloom[quantized]"',
+        )
