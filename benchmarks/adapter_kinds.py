@@ -59,9 +59,17 @@ DATASETS: dict[str, dict[str, Any]] = {
         "data.partition": {"kind": "iid", "clients": 10},
     },
 }
-QUICK = {"federation.rounds": 1, "local.steps": 1, "evaluation.max_examples": 2}
-QUICK_SEEDS = (0, 1)
-QUICK_TRIES = 2
+QUICK = {
+    "federation.rounds": 1,
+    "federation.clients_per_round": 2,
+    "local.steps": 1,
+    "local.batch_size": 1,
+    "data.max_tokens": 64,
+    "evaluation.max_clients": 2,
+    "evaluation.max_examples": 1,
+}
+QUICK_SEEDS = (0,)
+QUICK_TRIES = 1
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,13 @@ from fedloom.model.packing import Example, pack
 from fedloom.recipe.adapter_schema import LoraConfig
 from fedloom.recipe.model_schema import ModelConfig
 
-EXTRAS = {"data": "datasets", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+EXTRAS = {
+    "data": "datasets",
+    "quantized": "bitsandbytes",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+}
 PACKAGES = ("torch", "transformers", "peft", "safetensors")
 TOLERANCE = 1e-4
 

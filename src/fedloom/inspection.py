@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import AutoModelForCausalLM
 
 from fedloom.arms import build_arms
 from fedloom.data.conversation import Message
@@ -19,7 +18,7 @@ from fedloom.data.templates import load_template
 from fedloom.data.tokenizing import tokenize_prompt
 from fedloom.errors import UserError, unknown_name
 from fedloom.model.adapters.registry import adapter_class
-from fedloom.model.base import base_dtype, load_tokenizer, loading, pick_device, quiet_libraries, resolve_base
+from fedloom.model.base import load_tokenizer, pick_device, quiet_libraries, read_weights
 from fedloom.recipe import load_recipe
 from fedloom.run_directory import ADAPTER, open_finished
 from fedloom.session import open_session, prepare_data
@@ -84,10 +83,9 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
     tokenizer = load_tokenizer(recipe.model)
     template = load_template(recipe.data.template, tokenizer)
     device = pick_device(recipe.runtime.device)
-    source, dtype = resolve_base(recipe.model.base), base_dtype(recipe.model, device)
-    with loading(recipe.model, "the weights"):
-        base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
-    base.to(device)
+    base = read_weights(recipe.model, device)
+    if recipe.model.quantization is None:
+        base.to(device)
     model = _with_adapter(base, folder / ADAPTER, recipe.model.adapter.kind) if with_adapter else base
     tokens = tokenize_prompt(template.prompt_segments([Message("user", prompt)]), tokenizer)
     inputs = torch.from_numpy(tokens)[None].to(device)

@@ -96,12 +96,12 @@ def open_model(recipe: Recipe, scratch: Path | None = None) -> tuple[PreTrainedM
     keep_freed_memory()
     model = load_base(recipe.model, pick_device(recipe.runtime.device))
     grouped = build_adapter(model, recipe.model.adapter)
-    if grouped.fits_own_layers and not algorithm_class(recipe.federation.algorithm.name).changes_base:
+    changes_base = algorithm_class(recipe.federation.algorithm.name).changes_base
+    if grouped.fits_own_layers and not changes_base and recipe.model.quantization is None:
         # Own layers multiply frozen weights side by side, and know of no change to one of them.
         use_own_layers(model, grouped)
     make_layers_repeatable(model, grouped)
-    # Where own layers could be used and are not, the base changes, or is of another family.
-    apart = grouped.own_layers or not grouped.fits_own_layers or grouped.device.type != "cpu"
+    apart = not changes_base or grouped.device.type != "cpu"
     frozen = frozen_layers(model, grouped.layers) if apart else 0
     if frozen:
         gigabytes = PREFIX_CACHE_GB if recipe.runtime.prefix_cache_gb is None else recipe.runtime.prefix_cache_gb

@@ -79,15 +79,18 @@ def test_finished_runs_are_evaluated_and_answer(finished: Finished, tmp_path: Pa
     recipe = load_recipe(out / "recipe.yaml")
     model, grouped = open_model(recipe)
     tokenizer = load_tokenizer(recipe.model)
-    prompt = "word 1 of: river stone lamp"
-    segments = load_template(recipe.data.template, tokenizer).prompt_segments([Message("user", prompt)])
-    tokens = np.append(tokenize_prompt(segments, tokenizer), 0)
+    template = load_template(recipe.data.template, tokenizer)
     grouped.load([grouped.read(out / "adapter")], trainable=False)
-    with torch.no_grad():
-        logits = label_logits(model, grouped, pack([[Example(tokens, np.arange(len(tokens)) == len(tokens) - 1)]]))
-    expected = tokenizer.decode(logits.argmax(-1), skip_special_tokens=True).strip()
-    assert expected
-    assert generate_answer(out, prompt, 1, True) == expected
+    answers = set()
+    for prompt in ("word 1 of: river stone lamp", "word 2 of: garden letter", "river"):
+        tokens = np.append(tokenize_prompt(template.prompt_segments([Message("user", prompt)]), tokenizer), 0)
+        answer = [[Example(tokens, np.arange(len(tokens)) == len(tokens) - 1)]]
+        with torch.no_grad():
+            logits = label_logits(model, grouped, pack(answer, virtual_tokens=grouped.places))
+        expected = tokenizer.decode(logits.argmax(-1), skip_special_tokens=True).strip()
+        assert generate_answer(out, prompt, 1, True) == expected
+        answers.add(expected)
+    assert answers != {""}
 
 
 @pytest.mark.long
@@ -133,3 +136,15 @@ def test_private_parts_stay_with_clients(source: Path, tmp_path: Path, kind: str
     changed = {name for name in shared if not torch.equal(shared[name], fresh[name])}
     assert changed
     assert not changed & names
+
+
+@pytest.mark.long
+def test_layers_below_the_lowest_change_are_computed_once(source: Path, tmp_path: Path) -> None:
+    """Also where transformers computes the layers, and to the same bytes."""
+    values = settings(source, "bitfit")
+    values["model"]["adapter"] = {"kind": "bitfit", "layers": [5]}
+    for folder, overrides in (("kept", ["runtime.cohort=8"]), ("anew", ["runtime.prefix_cache_gb=0"])):
+        fedloom.run(values, tmp_path / folder, overrides)
+    assert outcome(tmp_path / "kept") == outcome(tmp_path / "anew")
+    _, grouped = open_model(load_recipe(tmp_path / "kept" / "recipe.yaml"))
+    assert grouped.frozen_prefix is not None

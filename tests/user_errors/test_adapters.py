@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import fedloom.model.check
 from tests.federated_runs import recipe
 from tests.user_errors import SMALL, Refused, contains
 
@@ -33,6 +34,9 @@ KIND = "model.adapter.kind"
         (["model.adapter=full", "runtime={kind: distributed, processes: 2, threads: null}"], ["runtime.threads"]),
         (["model.adapter=full", "runtime.prefix_cache_gb=1"], ["runtime.prefix_cache_gb has no effect"]),
         (["model.adapter=full", "federation.private=[lora_A]"], ["federation.private: 'lora_A' matches no tensor"]),
+        (["model.adapter=full", "model.quantization=8bit"], ["model.quantization: full trains the weights"]),
+        (["model.adapter=dora", "model.quantization=8bit"], ["model.quantization: dora needs the norms"]),
+        (["model.quantization=2bit"], ["model.quantization: '2bit'", "8bit"]),
         (["model.adapter=doora"], [f"{KIND}: 'doora' is not one of", "mean 'dora'"]),
     ],
 )
@@ -42,3 +46,10 @@ def test_mistakes_are_one_line(refused_early: Refused, rows: Path, overrides: li
         del values["model"]["adapter"]
     options = [word for override in overrides for word in ("--set", override)]
     contains(refused_early(values, *options), *parts)
+
+
+def test_quantization_needs_bitsandbytes(refused_early: Refused, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As where it is not installed.
+    monkeypatch.setattr(fedloom.model.check, "find_spec", lambda name: None)
+    told = refused_early(recipe(rows, **SMALL), "--set", "model.quantization=8bit")
+    contains(told, "8bit needs bitsandbytes", "fedloom[quantized]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -37,6 +38,8 @@ def check_model(config: ModelConfig, runtime: RuntimeConfig) -> Layout:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(settings)
     layout = adapter_class(config.adapter.kind).layout(model, config.adapter)
+    if config.quantization is not None:
+        _check_quantization(config)
     if runtime.prefix_cache_gb is not None and frozen_layers(model, layout.layers) == 0:
         raise UserError(
             "runtime.prefix_cache_gb has no effect: no layer of a kind known here lies below the lowest adapter",
@@ -67,4 +70,12 @@ def check_positions(config: ModelConfig, longest: int) -> None:
             f"model.adapter.virtual_tokens: {virtual} and the longest example's {longest} tokens exceed the model's "
             f"{positions} positions",
             hint=f"set data.max_tokens to {room} or less" if room > 7 else "take fewer virtual tokens",
+        )
+
+
+def _check_quantization(config: ModelConfig) -> None:
+    if find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"model.quantization: {config.quantization} needs bitsandbytes, which is not installed",
+            hint='pip install "fedloom[quantized]"',
         )

@@ -94,6 +94,8 @@ class PeftFormat(GroupedAdapter[KindConfig]):
         """See `GroupedAdapter`: as PEFT loads it."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            # Of BitFit's biases, that they can't be merged into layers without one; nobody merges them here.
+            warnings.filterwarnings("ignore", "`lora_bias=True` was passed")
             # PEFT only warns of missing tensors, and would answer without them.
             warnings.filterwarnings("error", "Found missing adapter keys")
             return peft.PeftModel.from_pretrained(base, str(folder))

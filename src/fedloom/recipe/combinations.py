@@ -95,6 +95,9 @@ def _check_kind(recipe: Recipe) -> None:
                 f"federation.algorithm: {name} works on LoRA's factors A and B (model.adapter.kind lora or rslora); "
                 f"{config.kind} has {has}"
             )
+    if recipe.model.quantization is not None and isinstance(config, (DoraConfig, FullConfig)):
+        needs = "trains the weights" if isinstance(config, FullConfig) else "needs the norms of the weights' rows"
+        raise ValueError(f"model.quantization: {config.kind} {needs}, which a quantised base does not hold")
     if isinstance(config, FullConfig):
         _check_full(recipe)
 

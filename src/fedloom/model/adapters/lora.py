@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from fedloom.model.adapter_products import Site, adapter_dtype, adapter_gradients, add_adapters
+from fedloom.model.adapters.per_group import product
 from fedloom.model.adapters.targets import short_names, sizes, target_layers
 from fedloom.model.grouped_adapter import Adapter, Layout, Shapes
 from fedloom.model.peft_format import PREFIX, PeftFormat
@@ -67,17 +68,29 @@ class GroupedLoraLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Base output plus the adapter of each token's group; x is [..., in], flattened over tokens."""
         owner = self._owner[0]
-        weight = self.base.weight.t() if isinstance(self.base, Conv1D) else self.base.weight
         a, b = self.factors()
         rows = x.reshape(-1, x.shape[-1])
-        output: Tensor = _GroupedLinear.apply(  # type: ignore[no-untyped-call]
-            rows, weight, self.base.bias, a, b, owner.scale, owner.group_starts
-        )
+        output = self._product(rows, a, b)
         if self.name in owner.base_change:
             # As factors, in the adapters' precision: rounded into a bf16 weight, small changes would be lost.
             down, up = owner.base_change[self.name]
             output = (output + (rows.to(down.dtype) @ down.t()) @ up.t()).to(output.dtype)
         return output.view(*x.shape[:-1], -1)
+
+    def _product(self, rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        owner, base = self._owner[0], self.base
+        if not base.weight.is_floating_point():
+            # A quantised layer alone knows how to multiply with its weight.
+            dtype, starts = adapter_dtype(rows.device, rows.dtype), owner.group_starts
+            inner = product(rows.to(dtype), a.to(dtype), starts)
+            added = product(inner, (b * owner.scale).to(dtype), starts)
+            together: Tensor = base(rows).to(dtype) + added
+            return together.to(rows.dtype)
+        weight = base.weight.t() if isinstance(base, Conv1D) else base.weight
+        output: Tensor = _GroupedLinear.apply(  # type: ignore[no-untyped-call]
+            rows, weight, base.bias, a, b, owner.scale, owner.group_starts
+        )
+        return output
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """The loaded factors A [groups, rank, in] and B [groups, out, rank]."""
