@@ -55,7 +55,9 @@ DATASETS: dict[str, dict[str, Any]] = {
     "gsm8k": {
         "data.source": "instruct/gsm8k_train.jsonl.gz",
         "data.fields": {"prompt": "question", "response": "answer"},
-        "data.max_tokens": 256,
+        "data.max_tokens": 192,
+        "federation.rounds": 5,
+        "evaluation.max_examples": 10,
         "data.partition": {"kind": "iid", "clients": 10},
     },
 }
@@ -89,7 +91,7 @@ class Kind:
 
 KINDS = {
     "lora": Kind("LoRA", {"kind": "lora", "rank": 8, "alpha": 16, "targets": "all-linear"}, 1e-2),
-    "prefix_tuning": Kind("prefix tuning", {"kind": "prefix_tuning", "virtual_tokens": 20}, 1e-1),
+    "prefix_tuning": Kind("prefix tuning", {"kind": "prefix_tuning", "virtual_tokens": 20}, 3e-1),
     "p_tuning": Kind("P-tuning", {"kind": "p_tuning", "virtual_tokens": 20, "hidden_size": 128}, 1e-2),
     "prompt_tuning": Kind("prompt tuning", {"kind": "prompt_tuning", "virtual_tokens": 20}, 1e-1),
 }

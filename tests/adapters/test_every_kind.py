@@ -115,7 +115,7 @@ def two_processes() -> Iterator[TwoProcesses]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["bottleneck", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["bottleneck", "p_tuning", pytest.param("full", marks=pytest.mark.slow)])
 def test_two_processes_equal_one(
     finished: Finished, source: Path, two_processes: TwoProcesses, tmp_path: Path, kind: str
 ) -> None:
