@@ -9,7 +9,7 @@ from fedloom.errors import UserError
 from fedloom.recipe import load_recipe
 from tests.adapters.kinds import SECTIONS
 from tests.algorithms.every import ASYNCHRONOUS, PARAMETERS
-from tests.federated_runs import recipe
+from tests.federated_runs import recipe, write_examples
 
 OF_FACTORS = {"fed_sb", "fedex_lora", "fedsa_lora", "ffa_lora", "flexlora", "flora", "hetlora", "rolora"}
 FOR_ALL = sorted(PARAMETERS.keys() - OF_FACTORS)
@@ -42,7 +42,8 @@ def test_what_has_no_meaning_is_refused(kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", FOR_ALL)
 @pytest.mark.parametrize("kind", SECTIONS)
-def test_what_has_a_meaning_runs(source: Path, tmp_path: Path, kind: str, algorithm: str) -> None:
+def test_what_has_a_meaning_runs(tmp_path: Path, kind: str, algorithm: str) -> None:
+    source = write_examples(tmp_path / "words.jsonl", growth=1)
     metrics = fedloom.run(settings(source, algorithm, kind), tmp_path / "run").metrics
     assert metrics["rejected"] == 0
     assert metrics["eval"]["loss"] != metrics["baselines"]["base"]["loss"]

@@ -73,6 +73,7 @@ def plain_logits(model: Any, sequences: list[np.ndarray]) -> torch.Tensor:
     return torch.cat([model(torch.from_numpy(tokens)[None]).logits[0, -len(tokens) : -1] for tokens in sequences])
 
 
+@pytest.mark.parametrize("folder", ["qwen2"], indirect=True)
 @pytest.mark.parametrize("kind", SECTIONS)
 def test_untuned_is_the_base(folder: Path, kind: str) -> None:
     _, model, grouped = wrapped(folder, kind)
@@ -138,6 +139,7 @@ def test_groups_are_what_each_is_alone(folder: Path, kind: str) -> None:
     assert all(torch.equal(gradients[place], single[1][0]) for place, single in zip((0, 2), singles, strict=True))
 
 
+@pytest.mark.parametrize("folder", ["llama"], indirect=True)
 @pytest.mark.parametrize("kind", SECTIONS)
 def test_folders_that_do_not_fit_are_refused(folder: Path, kind: str, tmp_path: Path) -> None:
     _, _, grouped = wrapped(folder, kind)

@@ -22,7 +22,7 @@ pytest.importorskip("bitsandbytes", reason="the extra `quantized` is not install
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+@pytest.mark.parametrize("quantization", ["8bit", pytest.param("4bit", marks=pytest.mark.slow)])
 def test_a_federation_over_a_quantized_base(source: Path, tmp_path: Path, quantization: str) -> None:
     values = settings(source, "lora", model={"quantization": quantization})
     metrics = fedloom.run(values, tmp_path / "run").metrics
@@ -34,7 +34,10 @@ def test_a_federation_over_a_quantized_base(source: Path, tmp_path: Path, quanti
 
 
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
-@pytest.mark.parametrize("kind", ["lora", "ia3", "bitfit", "bottleneck"])
+@pytest.mark.parametrize(
+    "kind",
+    ["lora", "ia3", pytest.param("bitfit", marks=pytest.mark.slow), pytest.param("bottleneck", marks=pytest.mark.slow)],
+)
 def test_exports_have_the_logits_of_training(kind: str, quantization: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}

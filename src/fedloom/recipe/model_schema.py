@@ -17,13 +17,13 @@ class ModelConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Number format of the frozen base; auto: bfloat16 where the hardware computes it."
     )
+    adapter: AdapterConfig = Field(
+        default_factory=lambda: LoraConfig(), description="What is trained; see docs/adapters.md."
+    )
     quantization: Literal["8bit", "4bit"] | None = Field(
         None,
         description="Hold the frozen base's linear layers in 8 bits (int8, row by row) or 4 (nf4), by bitsandbytes; "
         "needs the extra `quantized`.",
-    )
-    adapter: AdapterConfig = Field(
-        default_factory=lambda: LoraConfig(), description="What is trained; see docs/adapters.md."
     )
 
     @field_validator("adapter", mode="before")
