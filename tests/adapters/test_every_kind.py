@@ -48,6 +48,15 @@ def test_it_learns(finished: Finished, kind: str, algorithm: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", SECTIONS)
+def test_the_base_is_the_untuned_model(finished: Finished, kind: str) -> None:
+    """Also where a fresh adapter is not."""
+    metrics = [json.loads((finished(one) / "metrics.json").read_text()) for one in (kind, "lora")]
+    base, lora = (found["baselines"]["base"] for found in metrics)
+    assert base["loss"] == pytest.approx(lora["loss"], rel=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", SECTIONS)
 def test_bytes_up_are_those_of_the_trained_tensors(finished: Finished, kind: str) -> None:
     _, grouped = open_model(load_recipe(finished(kind) / "recipe.yaml"))
     trained = grouped.read(finished(kind) / "adapter")
