@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -95,7 +96,7 @@ def _told(cell: Cell) -> str:
 
 
 class Workbench:
-    """Trains arms of recipes that share a model section.
+    """Trains arms of recipes over few models: each model section's model is loaded once.
 
     Args:
         folder: where tokenised data are kept for the next start.
@@ -106,7 +107,7 @@ class Workbench:
         for leftover in folder.glob("cell-*"):
             shutil.rmtree(leftover)
         self._data: dict[str, FederatedData] = {}
-        self._model: Any = None
+        self._models: dict[str, Any] = {}
 
     def train(self, recipe: str | Path, setting: Mapping[str, Any], arm: str) -> dict[str, Any]:
         """Train one arm of a recipe from its first round to its last, and test it.
@@ -117,30 +118,42 @@ class Workbench:
             arm: federated, local, centralized; or base, which is only tested.
 
         Returns:
-            The arm's result (losses), training losses by round, and how far the adapter has moved; where it diverged,
-            {"loss": None, "failed": why}.
+            The arm's result (losses), training losses by round, how far the adapter has moved, and what a round costs
+            (without evaluation); where it diverged, {"loss": None, "failed": why}.
         """
         checked = load_recipe(recipe, [f"{key}={json.dumps(value)}" for key, value in setting.items()])
         self.folder.mkdir(exist_ok=True)
         data = self._opened(checked)
-        if self._model is None:
-            self._model = open_model(checked)
+        section = checked.model.model_dump_json()
+        if section not in self._models:
+            self._models[section] = open_model(checked)
         # A folder of its own: clients keep state, and no cell is to find another's.
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="cell-") as name:
             directory = Path(name)
-            session = over_model(checked, directory, data, *self._model)
+            session = over_model(checked, directory, data, *self._models[section])
             if arm == "base":
-                return _losses(session.evaluator.shared(session.lora.initial(checked.seed)))
+                return _losses(session.evaluator.shared(session.grouped.untuned(session.grouped.initial(checked.seed))))
             chosen = next(one for one in build_arms(session) if one.name == arm)
+            evaluating = 0.0
+
+            def evaluate(adapter: Mapping[str, Tensor], done: int) -> dict[str, Any]:
+                nonlocal evaluating
+                began = time.process_time()
+                result = chosen.evaluate(adapter, done)
+                evaluating += time.process_time() - began
+                return result
+
             state = first_state(session, chosen)
             start = state.adapter
             log = EventLog(directory / EVENTS)
+            began = time.process_time()
             try:
-                run_arm(directory, session, chosen, log, state)
+                run_arm(directory, session, replace(chosen, evaluate=evaluate), log, state)
             except UserError as error:
                 if "finite number" not in str(error):
                     raise
                 return {"loss": None, "failed": str(error)}
+            training = time.process_time() - began - evaluating
             events = [json.loads(line) for line in (directory / EVENTS).read_text().splitlines()]
             rounds = [event["loss"] for event in events if "train_seconds" in event]
             return {
@@ -148,6 +161,11 @@ class Workbench:
                 "rounds": rounds,
                 "tokens": sum(event.get("tokens", 0) for event in events),
                 "rejected": state.totals["rejected"],
+                "cost": {
+                    "cpu_seconds": training / chosen.rounds,
+                    "parameters": session.grouped.size,
+                    **_traffic(events),
+                },
                 "moved": norm({key: state.adapter[key] - start[key] for key in start}),
             }
 
@@ -156,6 +174,13 @@ class Workbench:
         if key not in self._data:
             self._data[key] = open_data(recipe, self.folder)
         return self._data[key]
+
+
+def _traffic(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Bytes that a client sends and gets in a round, on average; none where no server is."""
+    rounds = [event for event in events if "bytes_up" in event]
+    clients = sum(len(event["clients"]) for event in rounds)
+    return {key: sum(event[key] for event in rounds) / clients for key in ("bytes_up", "bytes_down") if clients}
 
 
 def _losses(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def open_rival(folder: Path, session: Session, dtype: str) -> PlainPeft:
     """PEFT's model over the same base, examples and first adapter."""
     (folder / "recipe.json").write_text(session.recipe.model_dump_json(exclude_unset=True), encoding="utf-8")
     (folder / "plans.json").write_text("[]", encoding="utf-8")
-    safetensors.torch.save_file(session.lora.initial(0), folder / "initial.safetensors")
+    safetensors.torch.save_file(session.grouped.initial(0), folder / "initial.safetensors")
     return PlainPeft(folder, getattr(torch, dtype))
 
 
@@ -96,7 +96,7 @@ def measure(
     clients = tuple(alone.data.clients[:cohort])
     rate = alone.recipe.local.learning_rate
     plan = RoundPlan("federated", 1, clients, rate, batch)
-    adapter = alone.lora.initial(0)
+    adapter = alone.grouped.initial(0)
     tokens = 0
 
     def train(session: Session) -> Callable[[], None]:

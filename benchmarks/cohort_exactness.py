@@ -32,10 +32,10 @@ def deltas(cohort: int, dtype: str, threads: int, steps: int, folder: Path) -> d
         "baselines=[]",
     ]
     session = open_session(load_recipe(RECIPE, overrides), folder)
-    adapter = session.lora.initial(0)
+    adapter = session.grouped.initial(0)
     arm = build_arms(session)[0]
     updates = session.runtime.train(arm.plan(1, {}), adapter, arm.algorithm)
-    return {update.client: session.lora.flatten(update.delta) for update in updates}
+    return {update.client: session.grouped.flatten(update.delta) for update in updates}
 
 
 def main() -> None:

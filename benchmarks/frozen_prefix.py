@@ -82,13 +82,13 @@ def measure(sides: dict[str, Session], repetitions: int) -> dict[str, Any]:
     updates: dict[str, list[torch.Tensor]] = {side: [] for side in sides}
 
     def one_round(side: str, session: Session) -> Callable[[], None]:
-        adapter = session.lora.initial(0)
+        adapter = session.grouped.initial(0)
 
         def train() -> None:
             number = len(updates[side]) // CLIENTS + 1
             plan = RoundPlan("federated", number, tuple(session.data.clients), 3e-3, session.recipe.local.batch_size)
             for update in session.runtime.train(plan, adapter, algorithm("fedavg")):
-                updates[side].append(session.lora.flatten(update.delta))
+                updates[side].append(session.grouped.flatten(update.delta))
 
         return train
 

@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fedloom.data.shards import ExampleSet
 from fedloom.model.base import quiet_libraries
-from fedloom.model.grouped_lora import Adapter
+from fedloom.model.grouped_adapter import Adapter
 from fedloom.recipe import Recipe, load_recipe
 from fedloom.session import open_model
 from fedloom.training.client import ClientWork, LocalTraining

@@ -203,8 +203,8 @@ def with_state(session: Session, arm: Arm) -> Arm:
 
     for client in session.data.clients:
         (session.store.directory / client / name).mkdir(parents=True)
-    adapter = session.lora.initial(session.recipe.seed)
-    moments = local_optimizer(session.recipe.local).init(session.lora.flatten(adapter))
+    adapter = session.grouped.initial(session.recipe.seed)
+    moments = local_optimizer(session.recipe.local).init(session.grouped.flatten(adapter))
     state = {ADAPTER + key: value for key, value in adapter.items()}
     state |= {MOMENTS + key: value for key, value in moments.items()}
     for client in {client for number in range(1, arm.rounds + 1) for client in plan(number, {}).clients}:

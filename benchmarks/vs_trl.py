@@ -115,7 +115,7 @@ def write_plans(session: Session, folder: Path) -> list[dict[str, Any]]:
             clients.append({"name": name, "examples": count, "batches": [batch.tolist() for batch in batches]})
         plans.append({"learning_rate": plan.learning_rate, "clients": clients})
     (folder / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
-    safetensors.torch.save_file(session.lora.initial(recipe.seed), folder / "initial.safetensors")
+    safetensors.torch.save_file(session.grouped.initial(recipe.seed), folder / "initial.safetensors")
     return plans
 
 

@@ -74,7 +74,7 @@ def plain_federated_training(settings, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(POCKET, dtype=torch.float32)
     model = get_peft_model(base, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets)))
     session = open_session(checked, tmp_path)
-    adapter = {name: value.double() for name, value in session.lora.initial(checked.seed).items()}
+    adapter = {name: value.double() for name, value in session.grouped.initial(checked.seed).items()}
     steps_seen, lengths_seen, clipped = set(), set(), 0
     for number in range(1, ROUNDS + 1):
         rate = local.learning_rate * (1 - (number - 1) / ROUNDS)

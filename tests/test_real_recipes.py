@@ -29,7 +29,7 @@ def largest_difference_to_peft(out: Path, base: Path | str, examples: ExampleSet
     In fp32, transformers' own two attention implementations differ by about 2e-6 in this measure.
     """
     session = open_session(load_recipe(out / "recipe.yaml"), out)
-    session.lora.load([import_adapter(out / "adapter", session.lora)], trainable=False)
+    session.grouped.load([import_adapter(out / "adapter", session.grouped)], trainable=False)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, str(out / "adapter")).eval()
     worst, largest = 0.0, 0.0
@@ -37,7 +37,7 @@ def largest_difference_to_peft(out: Path, base: Path | str, examples: ExampleSet
         for place in range(0, len(examples), max(1, len(examples) // 8)):
             tokens = examples.tokens(place)
             everywhere = Example(tokens, np.ones(len(tokens), dtype=bool))
-            ours = label_logits(session.model, session.lora, pack([[everywhere]]))
+            ours = label_logits(session.model, session.grouped, pack([[everywhere]]))
             theirs = model(torch.from_numpy(tokens)[None]).logits[0, :-1]
             worst = max(worst, float((ours - theirs).abs().max()))
             largest = max(largest, float(theirs.abs().max()))

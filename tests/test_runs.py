@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 import fedloom
-from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.adapters.lora import GroupedLora
 from fedloom.recipe import load_recipe
 from fedloom.report.events import read_events
 from fedloom.runtime.cohort_size import CohortSizer
@@ -103,7 +103,7 @@ def test_finished_runs_resume_to_themselves(source, tmp_path):
 
 def test_cohort_sizer_measures_activations(source, tmp_path):
     session = open_session(load_recipe(recipe(source)), tmp_path)
-    sizer = CohortSizer(session.model, session.lora, session.recipe.runtime, lanes=1)
-    assert isinstance(session.lora, GroupedLora)
+    sizer = CohortSizer(session.model, session.grouped, session.recipe.runtime, lanes=1)
+    assert isinstance(session.grouped, GroupedLora)
     # Six layers of hidden size 192 keep at least the inputs of their seven products; a logit row is 8 kB in fp32.
     assert 6 * 7 * 192 * 4 < sizer.kept_bytes < 2**20

@@ -114,7 +114,7 @@ def session(tmp_path_factory):
 
 
 def test_evaluation_in_small_passes_equals_one_pass(session, monkeypatch):
-    adapter = session.lora.initial(3)
+    adapter = session.grouped.initial(3)
     adapter = {name: value + 0.02 for name, value in adapter.items()}
     at_once = session.evaluator.shared(adapter), session.evaluator.personal(lambda _: adapter)
     monkeypatch.setattr(scoring, "TOKENS_PER_PASS", 100)
@@ -136,8 +136,8 @@ def test_examples_are_asked_for_when_a_pass_has_room(session, monkeypatch):
             asked.append(row)
             yield 0, session.data.examples_at(row, "train")
 
-    adapter = session.lora.initial(0)
-    scores = score(session.model, session.lora, Lanes(2, session.lora.device), [adapter], jobs())
+    adapter = session.grouped.initial(0)
+    scores = score(session.model, session.grouped, Lanes(2, session.grouped.device), [adapter], jobs())
     first = next(scores)
     assert len(first.losses) == len(session.data.examples_at(0, "train"))
     assert len(asked) < len(session.data.clients) - 1
@@ -145,7 +145,7 @@ def test_examples_are_asked_for_when_a_pass_has_room(session, monkeypatch):
 
 
 def test_many_tested_clients_are_told_as_quantiles(session, monkeypatch):
-    adapter = session.lora.initial(0)
+    adapter = session.grouped.initial(0)
     listed = session.evaluator.shared(adapter)
     monkeypatch.setattr(evaluator, "LISTED_CLIENTS", 5)
     result = session.evaluator.shared(adapter)

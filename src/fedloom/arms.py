@@ -25,6 +25,7 @@ from fedloom.data.splits import SPLITS
 from fedloom.model.tensor_names import private_names
 from fedloom.participation import AsynchronousSchedule, Clock, Participants, Participation, read_trace
 from fedloom.recipe import Recipe
+from fedloom.recipe.adapter_schema import LowRank
 from fedloom.recipe.participation_schema import ClockConfig
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.exchange import personal_adapter
@@ -110,9 +111,9 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
     recipe, federation = session.recipe, session.recipe.federation
     chosen = _algorithm(session)
     asynchronous = isinstance(chosen, FedBuff)
-    private = private_names(session.lora.shapes, chosen.shared, federation.private)
+    private = private_names(session.grouped.shapes, chosen.shared, federation.private)
     if federation.private:
-        chosen = PartlyPrivate(chosen, private_names(session.lora.shapes, "both", federation.private).__contains__)
+        chosen = PartlyPrivate(chosen, private_names(session.grouped.shapes, "both", federation.private).__contains__)
     # Opened by the process that plans: only on its machine a trace has to be.
     participation = cache(lambda: _participation(session, clients, private))
     schedule = cache(lambda: _schedule(session, clients, private))
@@ -164,10 +165,16 @@ def _algorithm(session: Session) -> Algorithm:
         "clients": lambda: len(data.clients),
         "total_examples": lambda: data.totals()["train"],
         "seed": lambda: recipe.seed,
-        "scale": lambda: session.lora.scale,
+        "scale": lambda: _scale(recipe),
     }
     of_run = {name: known[name]() for name in run_parameters(config.name)}
     return algorithm(config.name, **config.parameters, **of_run)
+
+
+def _scale(recipe: Recipe) -> float:
+    """What the product of LoRA's factors is multiplied by; only asked for by algorithms that know the product."""
+    assert isinstance(recipe.model.adapter, LowRank)
+    return recipe.model.adapter.scale
 
 
 def _participation(session: Session, clients: Sequence[str], private: Container[str]) -> Participation:
@@ -200,7 +207,7 @@ def _clock(session: Session, config: ClockConfig, private: Container[str]) -> Cl
         lengths = session.data.examples(client, "train").lengths
         return round_tokens(lengths, recipe.local, recipe.local.batch_size)
 
-    shared = {name: value for name, value in session.lora.initial(recipe.seed).items() if name not in private}
+    shared = {name: value for name, value in session.grouped.initial(recipe.seed).items() if name not in private}
     size = len(encode(shared))
     return Clock(config, recipe.seed, tokens, bytes_down=size, bytes_up=size)
 

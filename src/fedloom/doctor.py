@@ -17,13 +17,20 @@ from transformers import AutoModelForCausalLM
 
 from fedloom import __version__
 from fedloom.errors import UserError
+from fedloom.model.adapters.registry import build_adapter
 from fedloom.model.base import POCKET, load_base, pick_device, pick_dtype, quiet_libraries
 from fedloom.model.forward import label_logits
-from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.packing import Example, pack
-from fedloom.recipe.model_schema import LoraConfig, ModelConfig
+from fedloom.recipe.adapter_schema import LoraConfig
+from fedloom.recipe.model_schema import ModelConfig
 
-EXTRAS = {"data": "datasets", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+EXTRAS = {
+    "data": "datasets",
+    "quantized": "bitsandbytes",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+}
 PACKAGES = ("torch", "transformers", "peft", "safetensors")
 TOLERANCE = 1e-4
 
@@ -65,13 +72,13 @@ def packed_difference() -> float:
         The largest absolute difference of a logit in fp32.
     """
     model = load_base(ModelConfig(base="pocket", dtype="float32"), torch.device("cpu"))
-    lora = GroupedLora(model, LoraConfig())
-    lora.load([lora.initial(0)], trainable=False)
+    grouped = build_adapter(model, LoraConfig())
+    grouped.load([grouped.initial(0)], trainable=False)
     generator = np.random.default_rng(0)
     sequences = [generator.integers(0, int(model.config.vocab_size), length) for length in (19, 7)]
     examples = [Example(tokens, np.ones(len(tokens), dtype=bool)) for tokens in sequences]
     reference = AutoModelForCausalLM.from_pretrained(POCKET, dtype=torch.float32, use_safetensors=True)
     with torch.no_grad():
-        packed = label_logits(model, lora, pack([examples]))
+        packed = label_logits(model, grouped, pack([examples]))
         single = torch.cat([reference(torch.from_numpy(s)[None]).logits[0, :-1] for s in sequences])
     return float((packed - single).abs().max())

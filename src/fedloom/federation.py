@@ -15,7 +15,7 @@ from fedloom.aggregation import Algorithm
 from fedloom.arms import Arm
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
 from fedloom.errors import Diverged, UserError
-from fedloom.model.peft_format import export_adapter
+from fedloom.model.adapter_folder import export_adapter
 from fedloom.recipe import Recipe
 from fedloom.report.cross import cross_rows
 from fedloom.report.events import EventLog
@@ -108,7 +108,7 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
             state.stop = {"round": number, **stop}
         if federated and (stop or last):
             whole = _broadcast(algorithm, state)
-            export_adapter(path / ADAPTER, whole, session.model, session.lora, session.recipe.model)
+            export_adapter(path / ADAPTER, whole, session.model, session.grouped, session.recipe.model)
         session.data.release()
         _commit(path, log, state)
         if stop:
@@ -126,7 +126,7 @@ def first_state(session: Session, first: Arm, data_seconds: float = 0.0) -> RunS
     Returns:
         Where `run_arm` goes on from.
     """
-    adapter = in_order(first.algorithm.prepared(session.lora.initial(session.recipe.seed)))
+    adapter = in_order(first.algorithm.prepared(session.grouped.initial(session.recipe.seed)))
     totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0, "rejected": 0}
     return RunState(adapter=adapter, algorithm=in_order(first.algorithm.init(adapter)), totals=totals)
 
@@ -137,12 +137,12 @@ def _broadcast(algorithm: Algorithm, state: RunState) -> dict[str, Tensor]:
 
 
 def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> RunState:
-    """The state before the first round: a fresh adapter, and the untuned base evaluated."""
+    """The state before the first round: a fresh adapter, and the untuned base evaluated, which has none."""
     log.truncate(0)
     log.append("start", **describe_session(session), data_seconds=data_seconds)
     state = first_state(session, first, data_seconds)
     began = time.perf_counter()
-    result = first.evaluate(state.adapter, 0)
+    result = first.evaluate(session.grouped.untuned(state.adapter), 0)
     _record_result(log, state, "base", result, time.perf_counter() - began)
     return state
 
@@ -157,7 +157,7 @@ def _next_arm(session: Session, arms: list[Arm], state: RunState) -> None:
     """Every arm starts where the federation started, same seed, same fresh adapter, or where it ended."""
     state.arm, state.round = state.arm + 1, 0
     if not arms[state.arm].continues:
-        state.adapter = in_order(session.lora.initial(session.recipe.seed))
+        state.adapter = in_order(session.grouped.initial(session.recipe.seed))
     state.algorithm = in_order(arms[state.arm].algorithm.init(state.adapter))
 
 

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from rich.console import Console
-from transformers import AutoModelForCausalLM
 
 from fedloom.arms import build_arms
 from fedloom.checkpoint import load_checkpoint
@@ -20,8 +18,8 @@ from fedloom.data.describe import describe, render
 from fedloom.data.templates import load_template
 from fedloom.data.tokenizing import end_tokens, tokenize_prompt
 from fedloom.errors import UserError, unknown_name
-from fedloom.model.base import load_tokenizer, loading, pick_device, pick_dtype, quiet_libraries, resolve_base
-from fedloom.model.peft_format import import_adapter
+from fedloom.model.adapters.registry import adapter_class
+from fedloom.model.base import load_tokenizer, pick_device, quiet_libraries, read_weights
 from fedloom.recipe import load_recipe
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, open_finished
 from fedloom.session import check_same_base, open_session, prepare_data
@@ -61,11 +59,11 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
     # As the run itself does: where clients keep a part of the adapter, each is tested with its own.
     federated, state = build_arms(session)[0], load_checkpoint(folder / CHECKPOINTS)
     rounds = state.stop["round"] if state is not None and state.stop else federated.rounds
-    return federated.evaluate(import_adapter(folder / ADAPTER, session.lora), rounds)
+    return federated.evaluate(session.grouped.read(folder / ADAPTER), rounds)
 
 
 def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adapter: bool) -> str:
-    """Answer a prompt greedily, with the adapter as PEFT loads it.
+    """Answer a prompt greedily, with the adapter as other tools load it.
 
     Args:
         directory: the run directory.
@@ -89,17 +87,18 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
     tokenizer = load_tokenizer(recipe.model)
     template = load_template(recipe.data.template, tokenizer)
     device = pick_device(recipe.runtime.device)
-    source, dtype = resolve_base(recipe.model.base), pick_dtype(recipe.model.dtype, device)
-    with loading(recipe.model, "the weights"):
-        base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
-    base.to(device)
-    model = _with_adapter(base, folder / ADAPTER) if with_adapter else base
+    base = read_weights(recipe.model, device)
+    if recipe.model.quantization is None:
+        base.to(device)
+    model = _with_adapter(base, folder / ADAPTER, recipe.model.adapter.kind) if with_adapter else base
     tokens = tokenize_prompt(template.prompt_segments([Message("user", prompt)]), tokenizer)
     ends = end_tokens(template, tokenizer)
     own = base.generation_config.eos_token_id
     ends += [token for token in (own if isinstance(own, list) else [own]) if token is not None and token not in ends]
     inputs = torch.from_numpy(tokens)[None].to(device)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # Of PEFT, where there are virtual tokens: it takes no positions from transformers, which counts them itself.
+        warnings.filterwarnings("ignore", "Position ids are not supported")
         output = model.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
@@ -112,13 +111,9 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
     return answer.strip()
 
 
-def _with_adapter(base: Any, adapter: Path) -> Any:
+def _with_adapter(base: Any, adapter: Path, kind: str) -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            # PEFT only warns of missing tensors, and would answer without them.
-            warnings.filterwarnings("error", "Found missing adapter keys")
-            return PeftModel.from_pretrained(base, str(adapter))
+        return adapter_class(kind).opened(base, adapter)
     except Exception as error:  # PEFT's, safetensors' and JSON's errors have no common class
         lines = str(error).splitlines() or [type(error).__name__]
         raise UserError(f"{adapter}: not a readable adapter: {lines[0][:200]}") from None

@@ -121,7 +121,8 @@ def open_finished(path: str | Path) -> tuple[Path, Recipe]:
     folder = Path(path)
     if not (folder / RECIPE).is_file():
         raise UserError(f"{folder}: not a run directory (no {RECIPE})")
-    if not (folder / ADAPTER / "adapter_model.safetensors").is_file():
+    # Written whole or not at all, in the format of its kind.
+    if not (folder / ADAPTER).is_dir():
         raise UserError(f"{folder}: has no adapter yet", hint="finish it with fedloom run ... --resume")
     return folder, load_recipe(folder / RECIPE)
 

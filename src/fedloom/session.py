@@ -17,12 +17,14 @@ from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
 from fedloom.errors import UserError
 from fedloom.evaluation.evaluator import Evaluator, check_cross, check_examples
-from fedloom.model.base import check_model, load_base, load_tokenizer, pick_device, quiet_libraries
+from fedloom.model.adapters.registry import build_adapter
+from fedloom.model.base import load_base, load_tokenizer, pick_device, quiet_libraries
+from fedloom.model.check import check_model, check_positions
 from fedloom.model.checkpointing import make_layers_repeatable
 from fedloom.model.decoder_layer import frozen_layers, use_own_layers
 from fedloom.model.fingerprint import base_fingerprint
 from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
-from fedloom.model.grouped_lora import GroupedLora, factors_of
+from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
 from fedloom.model.tensor_names import check_patterns
 from fedloom.participation import check_participation
@@ -56,7 +58,7 @@ class Session:
     recipe: Recipe
     data: FederatedData
     model: PreTrainedModel
-    lora: GroupedLora
+    grouped: GroupedAdapter[Any]
     store: ClientStore
     runtime: Runtime
     evaluator: Evaluator
@@ -77,7 +79,9 @@ def prepare_data(recipe: Recipe, directory: Path) -> tuple[FederatedData, Any]:
     """
     check_settings(recipe)
     tokenizer = load_tokenizer(recipe.model)
-    return prepare(recipe, tokenizer, directory), tokenizer
+    data = prepare(recipe, tokenizer, directory)
+    check_positions(recipe.model, data.longest)
+    return data, tokenizer
 
 
 def check_settings(recipe: Recipe) -> None:
@@ -91,14 +95,14 @@ def check_settings(recipe: Recipe) -> None:
     """
     quiet_libraries()
     pick_device(recipe.runtime.device)
-    layers = check_model(recipe.model, recipe.runtime)
+    layout = check_model(recipe.model, recipe.runtime)
     if recipe.federation.private:
         shared = algorithm_class(recipe.federation.algorithm.name).shared
-        check_patterns(factors_of(layers), shared, recipe.federation.private)
+        check_patterns(layout.shapes, shared, recipe.federation.private)
 
 
-def open_model(recipe: Recipe, scratch: Path | None = None) -> tuple[PreTrainedModel, GroupedLora]:
-    """Load the base model and wrap its target layers.
+def open_model(recipe: Recipe, scratch: Path | None = None) -> tuple[PreTrainedModel, GroupedAdapter[Any]]:
+    """Load the base model and put the adapter on it.
 
     Args:
         recipe: the run.
@@ -109,17 +113,19 @@ def open_model(recipe: Recipe, scratch: Path | None = None) -> tuple[PreTrainedM
     """
     keep_freed_memory()
     model = load_base(recipe.model, pick_device(recipe.runtime.device))
-    lora = GroupedLora(model, recipe.model.adapter)
-    if not algorithm_class(recipe.federation.algorithm.name).changes_base:
+    grouped = build_adapter(model, recipe.model.adapter)
+    changes_base = algorithm_class(recipe.federation.algorithm.name).changes_base
+    if grouped.fits_own_layers and not changes_base and recipe.model.quantization is None:
         # Own layers multiply frozen weights side by side, and know of no change to one of them.
-        use_own_layers(model, lora)
-    make_layers_repeatable(model, lora)
-    frozen = frozen_layers(model, lora.layers) if lora.own_layers or lora.device.type != "cpu" else 0
+        use_own_layers(model, grouped)
+    make_layers_repeatable(model, grouped)
+    apart = not changes_base or grouped.device.type != "cpu"
+    frozen = frozen_layers(model, grouped.layers) if apart else 0
     if frozen:
         gigabytes = PREFIX_CACHE_GB if recipe.runtime.prefix_cache_gb is None else recipe.runtime.prefix_cache_gb
         store = ActivationStore(scratch, gigabytes * GIB) if scratch is not None and gigabytes else None
-        lora.frozen_prefix = FrozenPrefix(model, lora, frozen, store)
-    return model, lora
+        grouped.frozen_prefix = FrozenPrefix(model, grouped, frozen, store)
+    return model, grouped
 
 
 def open_data(recipe: Recipe, directory: Path) -> FederatedData:
@@ -182,8 +188,8 @@ def assemble(recipe: Recipe, directory: Path, data: FederatedData, group: Proces
     Returns:
         The session.
     """
-    model, lora = open_model(recipe, directory)
-    return over_model(recipe, directory, data, model, lora, group)
+    model, grouped = open_model(recipe, directory)
+    return over_model(recipe, directory, data, model, grouped, group)
 
 
 def over_model(
@@ -191,7 +197,7 @@ def over_model(
     directory: Path,
     data: FederatedData,
     model: PreTrainedModel,
-    lora: GroupedLora,
+    grouped: GroupedAdapter[Any],
     group: ProcessGroup | None = None,
     neighbours: int = 1,
 ) -> Session:
@@ -202,7 +208,7 @@ def over_model(
         directory: the run directory.
         data: of the run.
         model: the frozen base.
-        lora: its adapters.
+        grouped: its adapters.
         group: the processes that share the work, where there are several.
         neighbours: processes of this machine that are at work on runs of their own, this one among them.
 
@@ -210,17 +216,17 @@ def over_model(
         The session.
     """
     store = ClientStore(directory / CLIENTS)
-    threads = usable_threads(recipe.runtime.threads)
+    threads, single = usable_threads(recipe.runtime.threads), not grouped.cohorts
     if group is None:
         # Neighbours share the cores out as lanes, but bits may depend on the threads of what is computed alone.
-        part = usable_threads(recipe.runtime.threads, neighbours)
-        lanes = passes = Lanes(part, lora.device, threads_alone=threads)
+        part = threads if single else usable_threads(recipe.runtime.threads, neighbours)
+        lanes = passes = Lanes(part, grouped.device, threads_alone=threads, single=single)
     else:
         # What can't be shared out gets the threads of a single process: meanwhile the others are waiting.
         part = usable_threads(recipe.runtime.threads, group.place.local_size)
-        lanes = Lanes(part, lora.device, threads_alone=threads)
-        passes = SharedLanes(lanes, lora.device, group)
-        group.device = lora.device
+        lanes = Lanes(part, grouped.device, threads_alone=threads, single=single)
+        passes = SharedLanes(lanes, grouped.device, group)
+        group.device = grouped.device
 
     def train_examples(client: str) -> ExampleSet:
         if client == POOLED and POOLED not in data.clients:
@@ -229,9 +235,9 @@ def over_model(
 
     planned = recipe.federation.attack
     attack = None if planned is None else Attack(planned, recipe.seed, data.clients, model.config.vocab_size)
-    in_process = InProcessRuntime(model, lora, recipe, train_examples, store, lanes, attack)
+    in_process = InProcessRuntime(model, grouped, recipe, train_examples, store, lanes, attack)
     runtime = in_process if group is None else DistributedRuntime(in_process, group)
-    return Session(recipe, data, model, lora, store, runtime, Evaluator(model, lora, recipe, data, passes))
+    return Session(recipe, data, model, grouped, store, runtime, Evaluator(model, grouped, recipe, data, passes))
 
 
 def describe_session(session: Session) -> dict[str, Any]:
@@ -249,7 +255,10 @@ def describe_session(session: Session) -> dict[str, Any]:
         "fedloom": __version__,
         "clients": len(session.data.clients),
         "examples": session.data.totals(),
-        "parameters": {"base": model.num_parameters(), "trainable": session.lora.size},
+        "parameters": {"base": model.num_parameters(), "trainable": session.grouped.size},
+        "adapter": session.recipe.model.adapter.kind,
+        # Only where it is so: other kinds train several clients in one pass.
+        **({} if session.grouped.cohorts else {"one_client_at_a_time": True}),
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

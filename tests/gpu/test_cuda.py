@@ -41,8 +41,8 @@ def test_a_round_equals_the_cpu_s(tmp_path):
     found = []
     for device in ("cuda", "cpu"):
         session = open_session(load_recipe(recipe(tmp_path / "words.jsonl", runtime={"device": device})), tmp_path)
-        adapter = {name: value + 0.01 for name, value in session.lora.initial(0).items()}
+        adapter = {name: value + 0.01 for name, value in session.grouped.initial(0).items()}
         arm = build_arms(session)[0]
         updates = session.runtime.train(arm.plan(1, {}), adapter, arm.algorithm)
-        found.append(torch.stack([session.lora.flatten(update.delta) for update in updates]))
+        found.append(torch.stack([session.grouped.flatten(update.delta) for update in updates]))
     assert (found[0] - found[1]).norm() < 5e-2 * found[1].norm()

@@ -19,8 +19,8 @@ def deltas(folder, **runtime):
     values = recipe(folder / "words.jsonl", runtime=runtime)
     session = open_session(load_recipe(values), folder)
     arm = build_arms(session)[0]
-    updates = session.runtime.train(arm.plan(1, {}), session.lora.initial(0), arm.algorithm)
-    return session, {update.client: session.lora.flatten(update.delta) for update in updates}
+    updates = session.runtime.train(arm.plan(1, {}), session.grouped.initial(0), arm.algorithm)
+    return session, {update.client: session.grouped.flatten(update.delta) for update in updates}
 
 
 def test_the_same_updates_in_less_memory(tmp_path):
@@ -29,12 +29,12 @@ def test_the_same_updates_in_less_memory(tmp_path):
     recomputing, recomputed = deltas(tmp_path, activation_checkpointing=True)
     # A budget that no client's batch fits into chooses it by itself.
     chosen, by_budget = deltas(tmp_path, memory_gb=1e-3)
-    assert (session.lora.recompute, recomputing.lora.recompute, chosen.lora.recompute) == (False, True, True)
+    assert (session.grouped.recompute, recomputing.grouped.recompute, chosen.grouped.recompute) == (False, True, True)
     assert all(torch.equal(kept[client], recomputed[client]) for client in kept)
     assert all(torch.equal(kept[client], by_budget[client]) for client in kept)
-    sizes = [bytes_per_token(session.model, session.lora)]
-    session.lora.recompute = True
-    sizes.append(bytes_per_token(session.model, session.lora))
+    sizes = [bytes_per_token(session.model, session.grouped)]
+    session.grouped.recompute = True
+    sizes.append(bytes_per_token(session.model, session.grouped))
     assert sizes[1] < 0.3 * sizes[0]
 
 

@@ -21,7 +21,7 @@ def trained(folder, gigabytes, dtype):
         folder / "words.jsonl", model={**TOP, "dtype": dtype}, runtime={"prefix_cache_gb": gigabytes, "cohort": 3}
     )
     session = open_session(load_recipe(values), folder)
-    prefix = session.lora.frozen_prefix
+    prefix = session.grouped.frozen_prefix
     computed, compute = [], prefix._compute
 
     def counted(examples):
@@ -30,7 +30,7 @@ def trained(folder, gigabytes, dtype):
 
     prefix._compute = counted
     arm = build_arms(session)[0]
-    adapter, state = session.lora.initial(0), {}
+    adapter, state = session.grouped.initial(0), {}
     results = []
     for number in (1, 2):
         updates = session.runtime.train(arm.plan(number, state), adapter, arm.algorithm)
@@ -57,7 +57,7 @@ def test_kept_or_computed_anew_gives_the_same_bits(tmp_path, dtype):
 def test_equals_a_pass_through_all_layers(tmp_path):
     write_examples(tmp_path / "words.jsonl")
     session = open_session(load_recipe(recipe(tmp_path / "words.jsonl", model=TOP)), tmp_path)
-    lora = session.lora
+    lora = session.grouped
     generator = np.random.default_rng(0)
     prompt = generator.integers(3, 2000, 20)
     examples = [

@@ -5,14 +5,15 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from fedloom.model.adapters.lora import GroupedLora
 from fedloom.model.attention import PackedAttention
 from fedloom.model.attention_layout import AttentionLayout, padded_lengths
 from fedloom.model.base import POCKET, load_base
 from fedloom.model.decoder_layer import use_own_layers
 from fedloom.model.forward import label_logits, label_losses, score_labels
-from fedloom.model.grouped_lora import GroupedLora
 from fedloom.model.packing import Example, pack
-from fedloom.recipe.model_schema import LoraConfig, ModelConfig
+from fedloom.recipe.adapter_schema import LoraConfig
+from fedloom.recipe.model_schema import ModelConfig
 
 SIZES = {
     "vocab_size": 96,

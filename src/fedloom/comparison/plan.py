@@ -9,6 +9,7 @@ from typing import Any
 from fedloom.comparison.grid import Values, folder_name, label_of, overrides_of, points, values_around
 from fedloom.errors import UserError, nearest
 from fedloom.recipe import Recipe, load_recipe
+from fedloom.recipe.combinations import rank_groups
 from fedloom.recipe.federation_schema import FederationConfig
 from fedloom.recipe.schema import BaselineConfig
 
@@ -285,7 +286,7 @@ def _baseline(recipe: Recipe, arm: str, keeps_rate: bool) -> Recipe:
     """A baseline's recipe: what it does not depend on is set to the same for all, so that equal runs are equal."""
     config = next((one for one in recipe.baselines if one.kind == arm), None)
     federation = recipe.federation
-    if isinstance(recipe.model.adapter.rank, int):
+    if not rank_groups(recipe):
         federation = FederationConfig(rounds=federation.rounds, clients_per_round=federation.clients_per_round)
     own = config.learning_rate if config is not None and keeps_rate else None
     rate = own or recipe.local.learning_rate

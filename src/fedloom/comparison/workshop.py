@@ -75,8 +75,8 @@ class Workshop:
             The session and the arms.
         """
         data = self.data(recipe)
-        model, lora = self._opened(recipe, data)
-        session = over_model(self._share(recipe), path, data, model, lora, neighbours=self.processes)
+        model, grouped = self._opened(recipe, data)
+        session = over_model(self._share(recipe), path, data, model, grouped, neighbours=self.processes)
         arms = build_arms(session)
         federation = replace(arms[0], evaluate=self._remembering(session, arms[0]))
         if arm != FEDERATED:
@@ -126,7 +126,7 @@ class Workshop:
         """Evaluations of an arm, those of the untuned base remembered: they are the same in many runs."""
         recipe = session.recipe
         facts = [*self._model_key, session.data.fingerprint, recipe.seed, recipe.evaluation.model_dump_json()]
-        facts += [recipe.federation.private, arm.algorithm.personal_adapters, session.lora.own_layers]
+        facts += [recipe.federation.private, arm.algorithm.personal_adapters, session.grouped.own_layers]
 
         def evaluate(adapter: Tensors, done: int) -> dict[str, Any]:
             if done:

@@ -179,6 +179,11 @@ class FederatedData:
         return int(self._contents.meta["spelt_out"])
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return int(np.diff(self._contents.examples.offsets).max())
+
+    @property
     def checkable(self) -> bool:
         """Whether an answer is right exactly when its text equals the reference."""
         return bool(self._contents.meta["checkable"])

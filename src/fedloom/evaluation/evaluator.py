@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from fedloom.data.splits import Split
 from fedloom.errors import UserError
 from fedloom.evaluation.score_summary import LISTED_CLIENTS, Result, ScoreSummary
 from fedloom.evaluation.scoring import score
-from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
 from fedloom.randomness import numpy_generator
 from fedloom.recipe import Recipe
@@ -34,17 +34,17 @@ class Evaluator:
 
     Args:
         model: the frozen base.
-        lora: its grouped adapters.
+        grouped: its grouped adapters.
         recipe: the run; `evaluation` says what to measure.
         data: the clients' data, see `check_examples`.
         lanes: in which passes run side by side.
     """
 
     def __init__(
-        self, model: PreTrainedModel, lora: GroupedLora, recipe: Recipe, data: FederatedData, lanes: Lanes
+        self, model: PreTrainedModel, grouped: GroupedAdapter[Any], recipe: Recipe, data: FederatedData, lanes: Lanes
     ) -> None:
         self.model = model
-        self.lora = lora
+        self.grouped = grouped
         self.lanes = lanes
         self.config = recipe.evaluation
         self.seed = recipe.seed
@@ -117,7 +117,7 @@ class Evaluator:
         self, adapters: Sequence[Mapping[str, Tensor]], tests: Iterable[tuple[int, ScoreSummary, ExampleSet]]
     ) -> None:
         """Score sets, each under one of the adapters, and fold the scores into the summary each belongs to."""
-        self.lora.change_base(adapters[0])
+        self.grouped.change_base(adapters[0])
         summaries: deque[ScoreSummary] = deque()
 
         def jobs() -> Iterator[tuple[int, ExampleSet]]:
@@ -125,7 +125,7 @@ class Evaluator:
                 summaries.append(summary)
                 yield group, examples
 
-        for scores in score(self.model, self.lora, self.lanes, adapters, jobs()):
+        for scores in score(self.model, self.grouped, self.lanes, adapters, jobs()):
             summaries.popleft().add(scores)
 
     def _summary(self, same_examples: bool = False) -> ScoreSummary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 
 from fedloom.data.shards import ExampleSet
 from fedloom.model.forward import score_labels
-from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
 from fedloom.model.packing import Example, pack
 
@@ -67,7 +68,7 @@ class _Pass:
 
 def score(
     model: PreTrainedModel,
-    lora: GroupedLora,
+    grouped: GroupedAdapter[Any],
     lanes: Lanes,
     adapters: Sequence[Mapping[str, Tensor]],
     jobs: Iterable[tuple[int, ExampleSet]],
@@ -76,7 +77,7 @@ def score(
 
     Args:
         model: the frozen base.
-        lora: its grouped adapters.
+        grouped: its grouped adapters.
         lanes: in which passes run side by side.
         adapters: fp32 tensors under PEFT's names.
         jobs: (index of the adapter, examples) pairs, sorted by adapter, none without examples; taken when a pass has
@@ -85,7 +86,7 @@ def score(
     Yields:
         One `Scores` for each job, in order.
     """
-    passes = _passes(jobs)
+    passes = _passes(jobs, apart=not grouped.cohorts)
     taken: deque[_Pass] = deque()
 
     def take() -> Iterator[list[_Place]]:
@@ -94,7 +95,7 @@ def score(
             yield one.places
 
     def score_places(places: list[_Place]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return _score_pass(model, lora, adapters, places)
+        return _score_pass(model, grouped, adapters, places)
 
     for losses, labels, correct in lanes.map(score_places, take()):
         one = taken.popleft()
@@ -105,13 +106,15 @@ def score(
         yield from one.completes
 
 
-def _passes(jobs: Iterable[tuple[int, ExampleSet]]) -> Iterator[_Pass]:
+def _passes(jobs: Iterable[tuple[int, ExampleSet]], apart: bool) -> Iterator[_Pass]:
+    """Fill passes; `apart`: none with several adapters."""
     filling = _Pass()
     for adapter, examples in jobs:
         size = len(examples)
         scores = Scores(np.zeros(size), np.zeros(size, dtype=np.int64), np.zeros(size, dtype=bool))
         for index, length in enumerate(examples.lengths.tolist()):
-            if filling.places and filling.tokens + length > TOKENS_PER_PASS:
+            other = apart and filling.places and filling.places[-1].adapter != adapter
+            if filling.places and (other or filling.tokens + length > TOKENS_PER_PASS):
                 yield filling
                 filling = _Pass()
             filling.places.append(_Place(adapter, examples, index, scores))
@@ -124,7 +127,7 @@ def _passes(jobs: Iterable[tuple[int, ExampleSet]]) -> Iterator[_Pass]:
 @torch.no_grad()
 def _score_pass(
     model: PreTrainedModel,
-    lora: GroupedLora,
+    grouped: GroupedAdapter[Any],
     adapters: Sequence[Mapping[str, Tensor]],
     places: Sequence[_Place],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -134,10 +137,10 @@ def _score_pass(
         examples, index = place.examples, place.index
         example = Example(examples.tokens(index), examples.trained(index), examples.key(index))
         groups.setdefault(place.adapter, []).append(example)
-    lora.load([adapters[adapter] for adapter in groups], trainable=False)
+    grouped.load([adapters[adapter] for adapter in groups], trainable=False)
     # An example's score is to be the same whichever examples share its pass.
-    batch = pack(list(groups.values()), lora.device, share_prompts=False)
-    label_losses, label_correct = score_labels(model, lora, batch)
+    batch = pack(list(groups.values()), grouped.device, share_prompts=False, virtual_tokens=grouped.places)
+    label_losses, label_correct = score_labels(model, grouped, batch)
     losses, wrong = label_losses.double().cpu().numpy(), ~label_correct.cpu().numpy()
     owners = batch.label_examples.cpu().numpy()
     loss_sums = np.bincount(owners, losses, len(places))

@@ -16,6 +16,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 from fedloom.model.attention_layout import AttentionLayout, Bucket
+from fedloom.model.key_value_prefix import KeyValuePrefix, KeyValueRecorder
 
 IMPLEMENTATION = "fedloom_packed"
 
@@ -201,6 +202,7 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     packed_layout: AttentionLayout | None = None,
+    packed_prefix: KeyValuePrefix | KeyValueRecorder | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **others: Any,
@@ -208,7 +210,7 @@ def packed_attention(
     """Variable-length causal attention, the contract of transformers' attention interface.
 
     Args:
-        module: the attention layer (unused but for its name in errors).
+        module: the attention layer, for its number and its name in errors.
         query: [1, heads, tokens, dim].
         key: [1, key/value heads, tokens, dim].
         value: [1, key/value heads, tokens, dim].
@@ -216,6 +218,7 @@ def packed_attention(
         scaling: factor on the scores; default 1 / sqrt(dim).
         dropout: must be 0: the base model is frozen and in evaluation mode.
         packed_layout: where the sequences lie.
+        packed_prefix: keys and values to put in place of those given, for prefix tuning.
         sliding_window: a token sees only so many tokens back, itself included.
         softcap: scores are bounded by softcap * tanh(scores / softcap).
         others: accepted for the interface; attention sinks are refused.
@@ -227,6 +230,8 @@ def packed_attention(
         raise RuntimeError(f"{type(module).__name__} did not pass on the packed layout")
     if dropout or others.get("s_aux") is not None:
         raise RuntimeError(f"{type(module).__name__} uses dropout or attention sinks, not supported")
+    if packed_prefix is not None:
+        key, value = packed_prefix.put_into_heads(key, value, int(module.layer_idx))  # type: ignore[arg-type]
     heads, tokens, dim = query.shape[1:]
     if query.is_cuda and query.dtype in HALF_PRECISION and softcap is None and value.shape[-1] == dim:
         return _flash(query, key, value, packed_layout, scaling, sliding_window), None

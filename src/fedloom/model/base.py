@@ -1,4 +1,4 @@
-"""Loading the frozen base model and its tokenizer, and checking both before any weight is read."""
+"""Loading the frozen base model and its tokenizer."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from fedloom.errors import UserError, nearest
 from fedloom.model.attention import IMPLEMENTATION
-from fedloom.model.checkpointing import decoder_layers
-from fedloom.model.decoder_layer import frozen_layers
-from fedloom.model.grouped_lora import target_layers
+from fedloom.recipe.adapter_schema import FullConfig
 from fedloom.recipe.model_schema import ModelConfig
-from fedloom.recipe.schema import RuntimeConfig
 
 POCKET = Path(__file__).parent / "pocket"
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
@@ -30,7 +27,8 @@ def quiet_libraries() -> None:
     """Keep the loading libraries' own progress bars and retry notices out of what a person sees."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    for library in ("huggingface_hub", "bitsandbytes"):
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def resolve_base(base: str) -> str:
@@ -124,35 +122,6 @@ def load_tokenizer(config: ModelConfig) -> Any:
         return AutoTokenizer.from_pretrained(base)
 
 
-def check_model(config: ModelConfig, runtime: RuntimeConfig) -> list[str]:
-    """Find mistakes in the model section without reading a weight: the model is built on the meta device.
-
-    Args:
-        config: the recipe's model section.
-        runtime: its runtime section.
-
-    Returns:
-        Names of the layers that get an adapter.
-
-    Raises:
-        UserError: an unknown architecture, targets that the model does not have, or options without effect on it.
-    """
-    base = resolve_base(config.base)
-    with loading(config, "config.json"):
-        settings = AutoConfig.from_pretrained(base)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(settings)
-    targets = target_layers(model, config.adapter)
-    if runtime.prefix_cache_gb is not None and frozen_layers(model, targets) == 0:
-        raise UserError(
-            "runtime.prefix_cache_gb has no effect: no layer of a kind known here lies below the lowest adapter",
-            hint="confine the adapters with model.adapter.layers, or leave the cache out",
-        )
-    if runtime.activation_checkpointing is True and not decoder_layers(model):
-        raise UserError("runtime.activation_checkpointing has no effect: the model's decoder layers were not found")
-    return targets
-
-
 def pick_device(device: str) -> torch.device:
     """The device a recipe's `runtime.device` stands for.
 
@@ -199,6 +168,48 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def base_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """The number format of the base model: fp32 where the base itself is trained, else as `pick_dtype` has it."""
+    return torch.float32 if isinstance(config.adapter, FullConfig) else pick_dtype(config.dtype, device)
+
+
+def read_weights(config: ModelConfig, device: torch.device, **options: Any) -> Any:
+    """The base model as transformers loads it, quantised where the recipe says so.
+
+    Args:
+        config: the recipe's model section.
+        device: where it goes.
+        options: further ones of transformers' `from_pretrained`.
+
+    Returns:
+        What `from_pretrained` returns.
+
+    Raises:
+        UserError: where the weights can't be loaded.
+    """
+    dtype = base_dtype(config, device)
+    if config.quantization is not None:
+        # Weights are quantised on their way to the device, and can't be moved afterwards.
+        options["device_map"] = {"": device}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=config.quantization == "8bit",
+            load_in_4bit=config.quantization == "4bit",
+            # With LLM.int8's threshold (arXiv 2208.07339) an outlier of one client's would decide in which precision
+            # the columns of all others in the batch are multiplied.
+            llm_int8_threshold=0.0,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+        )
+    base = resolve_base(config.base)
+    with loading(config, "the weights"):
+        loaded = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True, **options)
+    for module in (loaded[0] if isinstance(loaded, tuple) else loaded).modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes would repack 4-bit weights for a kernel that has no way back, and lose all gradients.
+            module.support_avx512bf16_for_cpu = False
+    return loaded
+
+
 def load_base(config: ModelConfig, device: torch.device) -> PreTrainedModel:
     """The base model, frozen, with attention that takes packed batches.
 
@@ -212,16 +223,7 @@ def load_base(config: ModelConfig, device: torch.device) -> PreTrainedModel:
     Raises:
         UserError: where the weights can't be loaded.
     """
-    base = resolve_base(config.base)
-    with loading(config, "the weights"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            base,
-            dtype=pick_dtype(config.dtype, device),
-            attn_implementation=IMPLEMENTATION,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    model, info = loaded
+    model, info = read_weights(config, device, attn_implementation=IMPLEMENTATION, output_loading_info=True)
     if info["missing_keys"]:
         # transformers would go on with random numbers in their place.
         raise UserError(
@@ -229,5 +231,5 @@ def load_base(config: ModelConfig, device: torch.device) -> PreTrainedModel:
             f"e.g. {min(info['missing_keys'])}"
         )
     model.requires_grad_(False)
-    frozen: PreTrainedModel = model.eval().to(device)
-    return frozen
+    frozen: PreTrainedModel = model.eval()
+    return frozen if config.quantization is not None else frozen.to(device)  # type: ignore[arg-type]

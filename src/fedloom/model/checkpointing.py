@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.grouped_adapter import GroupedAdapter
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
@@ -27,28 +27,28 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     return list(next(stacks, []))
 
 
-def make_layers_repeatable(model: PreTrainedModel, lora: GroupedLora) -> None:
-    """Let every decoder layer heed `lora.recompute`: keep its input only, and compute the rest again on the way back.
+def make_layers_repeatable(model: PreTrainedModel, grouped: GroupedAdapter[Any]) -> None:
+    """Let every decoder layer heed `grouped.recompute`: keep its input only, compute the rest again on the way back.
 
     The same operations on the same numbers, so the same gradients to the last bit.
 
     Args:
         model: the base with its wrapped layers.
-        lora: the adapters.
+        grouped: the adapters.
     """
     for layer in decoder_layers(model):
-        layer.forward = _repeatable(layer.forward, lora)
+        layer.forward = _repeatable(layer.forward, grouped)
 
 
-def _repeatable(forward: Callable[..., Any], lora: GroupedLora) -> Callable[..., Any]:
+def _repeatable(forward: Callable[..., Any], grouped: GroupedAdapter[Any]) -> Callable[..., Any]:
     def maybe_repeated(hidden_states: Tensor, *arguments: Any, **others: Any) -> Any:
-        if not lora.recompute or not torch.is_grad_enabled():
+        if not grouped.recompute or not torch.is_grad_enabled():
             return forward(hidden_states, *arguments, **others)
-        loaded = lora.loaded()
+        loaded = grouped.loaded()
 
         def again(values: Tensor) -> Any:
             # On accelerators the way back runs in another thread, in which no adapters are loaded.
-            with lora.borrowed(loaded):
+            with grouped.borrowed(loaded):
                 return forward(values, *arguments, **others)
 
         return checkpoint(again, hidden_states, use_reentrant=False, preserve_rng_state=False)

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fedloom.model.adapter_products import Site, adapter_gradients, add_adapters
+from fedloom.model.adapters.lora import GroupedLora, GroupedLoraLayer
+from fedloom.model.adapters.targets import layer_number
 from fedloom.model.attention import PackedAttention
 from fedloom.model.attention_layout import AttentionLayout
-from fedloom.model.grouped_lora import GroupedLora, GroupedLoraLayer, layer_number
+from fedloom.model.grouped_adapter import GroupedAdapter
+from fedloom.model.key_value_prefix import KeyValuePrefix, KeyValueRecorder
 
 # Layers of these classes compute what `DecoderLayer` computes (tests/model/test_decoder_layer.py compares them).
 FAMILY = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
@@ -33,13 +36,13 @@ class _Frozen:
         weight: [outputs of all, inputs].
         bias: [outputs of all], or None.
         sites: the adapted ones.
-        names: their layer names.
+        adapted: these, as wrapped.
     """
 
     weight: Tensor
     bias: Tensor | None
     sites: tuple[Site, ...]
-    names: tuple[str, ...]
+    adapted: tuple[GroupedLoraLayer, ...]
 
 
 @dataclass(frozen=True)
@@ -194,14 +197,16 @@ class DecoderLayer:
 
     Args:
         layer: the layer of the base model, its linear layers possibly wrapped.
-        lora: the adapters.
+        grouped: the adapters.
         last: whether nothing but the output head comes after it: then only labelled positions go on after attention.
     """
 
-    def __init__(self, layer: Any, lora: GroupedLora, last: bool) -> None:
+    def __init__(self, layer: Any, grouped: GroupedAdapter[Any], last: bool) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.lora = lora
+        self.grouped = grouped
+        self.adapter_scale = grouped.scale if isinstance(grouped, GroupedLora) else 1.0
         self.last = last
+        self.number = int(attention.layer_idx)
         self.input_norm, self.input_epsilon = _norm(layer.input_layernorm)
         self.middle_norm, self.middle_epsilon = _norm(layer.post_attention_layernorm)
         self.projections = _side_by_side([attention.q_proj, attention.k_proj, attention.v_proj])
@@ -221,6 +226,7 @@ class DecoderLayer:
         position_embeddings: tuple[Tensor, Tensor],
         packed_layout: AttentionLayout,
         packed_labels: LabelRows | None = None,
+        packed_prefix: KeyValuePrefix | KeyValueRecorder | None = None,
         **_: Any,
     ) -> Tensor:
         """Carry [1, tokens, size] through the layer; the contract of transformers' decoder layers.
@@ -230,6 +236,7 @@ class DecoderLayer:
             position_embeddings: cosine and sine of every token's angles, [1, tokens, head size] each.
             packed_layout: where the sequences lie.
             packed_labels: the rows that go on to the output head; the last layer needs them.
+            packed_prefix: keys and values to put in place of those computed, for prefix tuning.
             _: what other implementations need.
 
         Returns:
@@ -237,17 +244,19 @@ class DecoderLayer:
         """
         x = hidden_states[0].float()
         cos, sin = (table[0, :, None].float() for table in position_embeddings)
-        adapters = _Adapters(self.lora.scale, self.lora.group_starts)
+        adapters = _Adapters(self.adapter_scale, self.grouped.group_starts)
         rows = self._normed(x, self.input_norm, self.input_epsilon, self.projections, adapters)
         columns = (self.heads + self.key_heads) * self.head_size
         rows = _Rotary.apply(rows, cos, sin, columns)  # type: ignore[no-untyped-call]
+        if packed_prefix is not None:
+            rows = packed_prefix.put_into_rows(rows, self.number)
         attended = PackedAttention.apply(  # type: ignore[no-untyped-call]
             rows, packed_layout, self.heads, self.key_heads, self.scale, self.window, None
         )
         if self.last:
             assert packed_labels is not None
             x, attended = (values.index_select(0, packed_labels.positions) for values in (x, attended))
-            adapters = _Adapters(self.lora.scale, packed_labels.group_starts)
+            adapters = _Adapters(self.adapter_scale, packed_labels.group_starts)
         x = self._residual(x, attended, self.output, adapters)
         gated = _GatedSilu.apply(  # type: ignore[no-untyped-call]
             self._normed(x, self.middle_norm, self.middle_epsilon, self.gate_up, adapters)
@@ -267,23 +276,25 @@ class DecoderLayer:
         return output
 
     def _factors(self, frozen: _Frozen) -> list[Tensor]:
-        return [factor for name in frozen.names for factor in self.lora.factors(name)]
+        return [factor for layer in frozen.adapted for factor in layer.factors()]
 
 
-def use_own_layers(model: PreTrainedModel, lora: GroupedLora) -> None:
+def use_own_layers(model: PreTrainedModel, grouped: GroupedAdapter[Any]) -> None:
     """Compute the decoder layers of the Llama family by `DecoderLayer`, on CPUs; leave other models as they are.
 
     Args:
         model: the frozen base, its target layers wrapped.
-        lora: the adapters; `own_layers` says what was done: then the last hidden states are those of label rows only.
+        grouped: the adapters; `own_layers` says what was done: then the last hidden states are those of label rows.
     """
     layers = [module for module in model.modules() if type(module).__name__ in FAMILY]
-    if not (layers and lora.plain_head and lora.device.type == "cpu" and all(_is_plain(layer) for layer in layers)):
+    if not (
+        layers and grouped.plain_head and grouped.device.type == "cpu" and all(_is_plain(layer) for layer in layers)
+    ):
         return
     for layer in layers:
         # The instance's forward hides the class's: names, weights and hooks of the model stay as they were.
-        layer.forward = DecoderLayer(layer, lora, last=layer is layers[-1]).__call__
-    lora.own_layers = True
+        layer.forward = DecoderLayer(layer, grouped, last=layer is layers[-1]).__call__
+    grouped.own_layers = True
 
 
 def frozen_layers(model: PreTrainedModel, targets: Sequence[str]) -> int:
@@ -291,14 +302,14 @@ def frozen_layers(model: PreTrainedModel, targets: Sequence[str]) -> int:
 
     Args:
         model: the base model (weights may be on the meta device).
-        targets: names of its adapted linear layers.
+        targets: names of the modules that its adapter changes.
 
     Returns:
         Their number; 0 for models outside of the Llama family.
     """
     if not any(type(module).__name__ in FAMILY for module in model.modules()):
         return 0
-    return min(layer_number(name) or 0 for name in targets)
+    return min((layer_number(name) or 0 for name in targets), default=0)
 
 
 def _is_plain(layer: Any) -> bool:
@@ -316,13 +327,13 @@ def _side_by_side(layers: Sequence[nn.Module]) -> _Frozen:
     weight = torch.cat([layer.weight.detach() for layer in linear])
     bias = None if linear[0].bias is None else torch.cat([layer.bias.detach() for layer in linear])
     sites: list[Site] = []
-    names: list[str] = []
+    adapted: list[GroupedLoraLayer] = []
     first = 0
     for wrapped, layer in zip(layers, linear, strict=True):
         last = first + layer.out_features
         layer.weight.data = weight[first:last]
         if isinstance(wrapped, GroupedLoraLayer):
             sites.append(Site(first, last))
-            names.append(wrapped.name)
+            adapted.append(wrapped)
         first = last
-    return _Frozen(weight, bias, tuple(sites), tuple(names))
+    return _Frozen(weight, bias, tuple(sites), tuple(adapted))

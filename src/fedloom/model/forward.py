@@ -2,89 +2,91 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fedloom.model.decoder_layer import LabelRows
-from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.head_loss import label_cross_entropy, label_scores
 from fedloom.model.packing import FEWEST_ROWS, PackedBatch
 
 
-def label_losses(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) -> Tensor:
+def label_losses(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:
     """Cross-entropy of every label.
 
     Args:
         model: the frozen base with its wrapped layers.
-        lora: the adapters; their groups are those of the batch.
+        grouped: the adapters; their groups are those of the batch.
         batch: packed examples.
 
     Returns:
         fp32 [labels], in nats.
     """
-    if not lora.plain_head:
-        logits = label_logits(model, lora, batch)
+    if grouped.trains_head or not grouped.plain_head:
+        logits = label_logits(model, grouped, batch)
         return nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
-    hidden, labels = _at_labels(model, lora, batch)
+    hidden, labels = _at_labels(model, grouped, batch)
     head = model.get_output_embeddings()
     return label_cross_entropy(hidden, head.weight, labels, head.bias)[: len(batch.labels)]
 
 
 @torch.no_grad()
-def score_labels(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+def score_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> tuple[Tensor, Tensor]:
     """Cross-entropy of every label, and whether it is the most likely token.
 
     Args:
         model: the frozen base with its wrapped layers.
-        lora: the adapters; their groups are those of the batch.
+        grouped: the adapters; their groups are those of the batch.
         batch: packed examples.
 
     Returns:
         fp32 [labels] in nats, and bool [labels].
     """
-    if not lora.plain_head:
-        logits = label_logits(model, lora, batch)
+    if not grouped.plain_head:
+        logits = label_logits(model, grouped, batch)
         losses = nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
         return losses, logits.argmax(-1) == batch.labels
-    hidden, labels = _at_labels(model, lora, batch)
+    hidden, labels = _at_labels(model, grouped, batch)
     head = model.get_output_embeddings()
     losses, correct = label_scores(hidden, head.weight, labels, head.bias)
     return losses[: len(batch.labels)], correct[: len(batch.labels)]
 
 
-def label_logits(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) -> Tensor:
+def label_logits(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:
     """The vocabulary's logits at every label, for those who want to look at them.
 
     Args:
         model: the frozen base with its wrapped layers.
-        lora: the adapters; their groups are those of the batch.
+        grouped: the adapters; their groups are those of the batch.
         batch: packed examples.
 
     Returns:
         [labels, vocabulary] in the base's dtype.
     """
-    lora.group_starts = batch.group_starts
-    if not lora.plain_head:
-        everywhere: Tensor = model(**_arguments(batch)).logits[0]
+    grouped.group_starts = batch.group_starts
+    if not grouped.plain_head:
+        everywhere: Tensor = model(**_arguments(model, grouped, batch)).logits[0]
         return everywhere.index_select(0, batch.label_positions)
-    hidden, _ = _at_labels(model, lora, batch)
+    hidden, _ = _at_labels(model, grouped, batch)
     logits: Tensor = model.get_output_embeddings()(hidden)
     return logits[: len(batch.labels)]
 
 
-def _at_labels(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+def _at_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> tuple[Tensor, Tensor]:
     """What the head is applied to, [labels + filler, size], and the labels with 0 for the filler."""
-    lora.group_starts = batch.group_starts
+    grouped.group_starts = batch.group_starts
     # See FEWEST_ROWS: the output head, too, always multiplies a fair number of rows, and few different numbers.
     filler = (0, -len(batch.labels) % FEWEST_ROWS)
     positions, labels = (nn.functional.pad(x, filler) for x in (batch.label_positions, batch.labels))
-    base, arguments = model.base_model, _arguments(batch)
-    if lora.frozen_prefix is not None:
-        base = lora.frozen_prefix.upper
+    base, arguments = model.base_model, _arguments(model, grouped, batch)
+    if grouped.frozen_prefix is not None:
+        base = grouped.frozen_prefix.upper
         del arguments["input_ids"]
-        arguments["inputs_embeds"] = lora.frozen_prefix.inputs(batch)
-    if lora.own_layers:
+        arguments["inputs_embeds"] = grouped.frozen_prefix.inputs(batch)
+    if grouped.own_layers:
         starts = (0, *batch.label_counts.cumsum(0).tolist())
         hidden = base(**arguments, packed_labels=LabelRows(positions, starts)).last_hidden_state[0]
     else:
@@ -92,9 +94,9 @@ def _at_labels(model: PreTrainedModel, lora: GroupedLora, batch: PackedBatch) ->
     return hidden.to(model.get_output_embeddings().weight.dtype), labels
 
 
-def _arguments(batch: PackedBatch) -> dict[str, object]:
+def _arguments(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> dict[str, Any]:
     return {
-        "input_ids": batch.input_ids,
+        **grouped.inputs(model, batch),
         "position_ids": batch.position_ids,
         "packed_layout": batch.layout,
         "use_cache": False,

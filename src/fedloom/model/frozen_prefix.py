@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fedloom.model.attention_layout import AttentionLayout
-from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.packing import Example, PackedBatch, filler_tokens
 
 
@@ -78,15 +78,17 @@ class FrozenPrefix:
 
     Args:
         model: the frozen base with its wrapped layers.
-        lora: the adapters.
+        grouped: the adapters.
         frozen: number of layers below the lowest adapted one, at least 1; see `decoder_layer.frozen_layers`.
         store: where activations are kept, or None: computed anew every time.
     """
 
-    def __init__(self, model: PreTrainedModel, lora: GroupedLora, frozen: int, store: ActivationStore | None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, grouped: GroupedAdapter[Any], frozen: int, store: ActivationStore | None
+    ) -> None:
         base: Any = model.base_model
-        self.device = lora.device
-        self.dtype = torch.float32 if lora.own_layers else model.dtype
+        self.device = grouped.device
+        self.dtype = torch.float32 if grouped.own_layers else model.dtype
         self.store = store
         # Two models over the same weights: up to the lowest adapted layer, and from there on.
         self.lower = _with_modules(base, layers=base.layers[:frozen], norm=nn.Identity())

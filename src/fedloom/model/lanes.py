@@ -25,12 +25,15 @@ class Lanes:
         threads: CPU threads to use in all.
         device: on an accelerator there is a single lane, whose operations already fill the device.
         threads_alone: for work that does not come in several parts; default: `threads`.
+        single: one lane with all threads, for models that only one client at a time can train.
     """
 
-    def __init__(self, threads: int, device: torch.device, threads_alone: int | None = None) -> None:
+    def __init__(
+        self, threads: int, device: torch.device, threads_alone: int | None = None, single: bool = False
+    ) -> None:
         self.threads = threads
         self.threads_alone = threads_alone or threads
-        self.count = threads if device.type == "cpu" else 1
+        self.count = threads if device.type == "cpu" and not single else 1
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item], alone: bool = False) -> Iterator[Result]:
         """Yield `function(item)` for every item, in the order of the items.

@@ -39,11 +39,12 @@ class Example:
 class PackedBatch:
     """Examples of G groups as one row of tokens.
 
-    A beginning that several examples of a group share lies there once, as a sequence of its own (`shared_prompts`).
+    A beginning that several examples of a group share lies there once, as a sequence of its own (`shared_prompts`), and
+    so do the places of virtual tokens, which come before the text of every example.
 
     Args:
-        input_ids: int64 [1, tokens].
-        position_ids: int64 [1, tokens], counted from 0 in every example.
+        input_ids: int64 [1, tokens]; 0 at the places of virtual tokens.
+        position_ids: int64 [1, tokens], counted from 0 in every example, virtual tokens included.
         layout: the sequences, for attention.
         group_starts: G + 1 token positions; group g owns tokens [group_starts[g], group_starts[g + 1]). Tokens after
             the last are filler (see FEWEST_ROWS).
@@ -52,9 +53,13 @@ class PackedBatch:
         label_groups: int64 [labels], the group of each label.
         label_examples: int64 [labels], the example (in the groups' order) of each label.
         label_counts: int64 [G], labels of each group.
-        example_tokens: int64 [G], tokens of each group's examples, shared ones counted in every example.
+        example_tokens: int64 [G], tokens of each group's examples, shared ones counted in every example, virtual ones
+            in none.
         examples: the examples, in the groups' order.
-        example_rows: int64 [tokens], each token's place among the tokens of all examples end to end (0 for filler).
+        example_rows: int64 [tokens], each token's place among the tokens of all examples end to end (0 for filler and
+            virtual tokens).
+        virtual_rows: int64 [places], the tokens that are places of virtual tokens.
+        virtual_sources: int64 [places], for each of them group * virtual tokens + number of the virtual token.
     """
 
     input_ids: Tensor
@@ -69,6 +74,8 @@ class PackedBatch:
     example_tokens: np.ndarray
     examples: tuple[Example, ...]
     example_rows: Tensor
+    virtual_rows: Tensor
+    virtual_sources: Tensor
 
     @property
     def groups(self) -> int:
@@ -83,7 +90,10 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class _Sequence:
-    """A run of tokens: a shared prompt (as part of its first example), or what an example has of its own."""
+    """A run of tokens: a shared prompt (as part of its first example), or what an example has of its own.
+
+    The first `virtual` of them are places of virtual tokens.
+    """
 
     tokens: np.ndarray
     trained: np.ndarray
@@ -91,10 +101,14 @@ class _Sequence:
     prompt: int
     group: int
     example: int
+    virtual: int = 0
 
 
 def pack(
-    groups: Sequence[Sequence[Example]], device: torch.device | str = "cpu", share_prompts: bool = True
+    groups: Sequence[Sequence[Example]],
+    device: torch.device | str = "cpu",
+    share_prompts: bool = True,
+    virtual_tokens: int = 0,
 ) -> PackedBatch:
     """Lay the examples of every group end to end.
 
@@ -103,6 +117,8 @@ def pack(
         device: where the tensors go.
         share_prompts: whether beginnings that a group's examples share are computed once. Not where an example's last
             bits must not depend on the others of its group.
+        virtual_tokens: places before the text of every example. They are shared in any case: they look the same
+            whichever examples there are.
 
     Returns:
         The batch.
@@ -110,7 +126,7 @@ def pack(
     sequences: list[_Sequence] = []
     examples: list[Example] = []
     for group, members in enumerate(groups):
-        sequences.extend(_sequences(members, group, len(sequences), len(examples), share_prompts))
+        sequences.extend(_sequences(members, group, len(sequences), len(examples), share_prompts, virtual_tokens))
         examples.extend(members)
     filler = filler_tokens(sum(len(sequence.tokens) for sequence in sequences))
     if filler:
@@ -126,9 +142,12 @@ def pack(
     )
     positions = np.arange(len(tokens)) + np.repeat(offsets, lengths)
     first_rows = np.cumsum([0, *(len(example.tokens) for example in examples)])
-    example_rows = first_rows[example_of] + positions
+    example_rows = first_rows[example_of] + np.maximum(positions - virtual_tokens, 0)
     if filler:
         example_rows[-filler:] = 0
+    with_virtual = [place for place, sequence in enumerate(sequences) if sequence.virtual]
+    virtual_rows = (starts[with_virtual][:, None] + np.arange(virtual_tokens)).ravel()
+    virtual_sources = group_of[virtual_rows] * virtual_tokens + positions[virtual_rows]
     tokens_per_group = np.bincount(group_of, minlength=len(groups))[: len(groups)]
 
     def tensor(values: np.ndarray) -> Tensor:
@@ -147,26 +166,39 @@ def pack(
         example_tokens=np.array([sum(len(e.tokens) for e in members) for members in groups], dtype=np.int64),
         examples=tuple(examples),
         example_rows=tensor(example_rows),
+        virtual_rows=tensor(virtual_rows),
+        virtual_sources=tensor(virtual_sources),
     )
 
 
-def _sequences(examples: Sequence[Example], group: int, first: int, first_example: int, share: bool) -> list[_Sequence]:
-    """The shared prompts of a group, then what each example has of its own; places count from `first`."""
+def _sequences(
+    examples: Sequence[Example], group: int, first: int, first_example: int, share: bool, virtual: int
+) -> list[_Sequence]:
+    """What the examples of a group share, then what each has of its own; places count from `first`."""
     usable = [_usable(example) if share else 0 for example in examples]
-    prompts = shared_prompts([example.tokens for example in examples], usable)
     found: list[_Sequence] = []
-    prompt_of = {}
-    for prompt in prompts:
-        shared = examples[prompt.members[0]].tokens[: prompt.length]
-        prompt_of.update(dict.fromkeys(prompt.members, (first + len(found), prompt.length)))
-        owner = first_example + prompt.members[0]
-        found.append(_Sequence(shared, np.zeros(prompt.length, dtype=bool), 0, -1, group, owner))
+    shared_by = {}
+
+    def add_shared(members: Sequence[int], length: int) -> None:
+        text = examples[members[0]].tokens[:length]
+        tokens = np.concatenate([np.zeros(virtual, dtype=np.int64), text])
+        shared_by.update(dict.fromkeys(members, (first + len(found), length)))
+        owner = first_example + members[0]
+        found.append(_Sequence(tokens, np.zeros(len(tokens), dtype=bool), 0, -1, group, owner, virtual))
+
+    for prompt in shared_prompts([example.tokens for example in examples], usable):
+        add_shared(prompt.members, prompt.length)
+    others = [place for place in range(len(examples)) if place not in shared_by]
+    if virtual and others:
+        add_shared(others, 0)
     for place, example in enumerate(examples):
-        prompt_place, start = prompt_of.get(place, (-1, 0))
+        shared, start = shared_by.get(place, (-1, 0))
         trained = np.array(example.trained[start:], dtype=bool)
-        # The first token of an example has no predecessor that could predict it.
+        # The first token of an example has no predecessor that could predict it. (A virtual token could; but then
+        # some kinds of adapters would be tested on more labels than others.)
         trained[0] = False
-        found.append(_Sequence(example.tokens[start:], trained, start, prompt_place, group, first_example + place))
+        own = _Sequence(example.tokens[start:], trained, virtual + start, shared, group, first_example + place)
+        found.append(own)
     return found
 
 

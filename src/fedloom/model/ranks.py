@@ -24,7 +24,7 @@ def cut_to_rank(tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
     return {name: value[_kept(name, rank)] for name, value in tensors.items()}
 
 
-def pad_to_layout(tensors: Mapping[str, Tensor], layout: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+def pad_to_layout(tensors: Mapping[str, Tensor], layout: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Tensors as large as the layout's, zero beyond what is given.
 
     Args:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fedloom.errors import UserError, nearest
+from fedloom.recipe.adapter_schema import DoraConfig, FullConfig, LowRank, RankGroup
 from fedloom.recipe.participation_schema import check_concurrency
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ def check_combinations(recipe: Recipe) -> None:
     fine_tuned = any(baseline.kind == "fine_tuned" for baseline in recipe.baselines)
     if recipe.evaluation.cross:
         _check_cross(recipe)
-    if not isinstance(recipe.model.adapter.rank, int) or federation.private or fine_tuned:
+    _check_kind(recipe)
+    ranks = rank_groups(recipe)
+    if ranks or federation.private or fine_tuned:
         # Not at the top: the algorithms import torch, which takes seconds.
         from fedloom.aggregation.registry import ALGORITHMS, algorithm_class
 
         found = algorithm_class(name)
-        if not isinstance(recipe.model.adapter.rank, int) and not found.mixed_ranks:
+        if ranks and not found.mixed_ranks:
             able = ", ".join(other for other in ALGORITHMS if algorithm_class(other).mixed_ranks)
             raise ValueError(
                 f"model.adapter.rank: {name} averages factors of one rank; different ranks need one of: {able}"
@@ -51,6 +54,12 @@ def check_combinations(recipe: Recipe) -> None:
     _check_krum(recipe)
 
 
+def rank_groups(recipe: Recipe) -> list[RankGroup]:
+    """The groups of clients with a rank of their own; none where all have one rank, or none."""
+    config = recipe.model.adapter
+    return config.rank if isinstance(config, LowRank) and not isinstance(config.rank, int) else []
+
+
 def check_named_clients(recipe: Recipe, clients: Sequence[str]) -> None:
     """Check the names of clients in a recipe, once all of them are known.
 
@@ -61,8 +70,7 @@ def check_named_clients(recipe: Recipe, clients: Sequence[str]) -> None:
     Raises:
         UserError: for ranks of clients that there are not.
     """
-    rank = recipe.model.adapter.rank
-    for place, group in enumerate([] if isinstance(rank, int) else rank):
+    for place, group in enumerate(rank_groups(recipe)):
         for client in group.clients or []:
             if client not in clients:
                 close = nearest(client, clients)
@@ -81,6 +89,46 @@ def _check_cross(recipe: Recipe) -> None:
     if not algorithm.personal_adapters and algorithm.shared == "both":
         raise ValueError(
             "evaluation.cross has no effect: no client has an adapter of its own here; add baselines: [local]"
+        )
+
+
+def _check_kind(recipe: Recipe) -> None:
+    """What the kind of adapter can't be combined with."""
+    config, name = recipe.model.adapter, recipe.federation.algorithm.name
+    if not isinstance(config, LowRank):
+        from fedloom.aggregation.registry import ALGORITHMS
+
+        if ALGORITHMS[name].startswith("lora."):
+            # DoRA has factors, but what it adds is not their product.
+            has = (
+                "factors whose product is not what it adds, and magnitudes besides"
+                if isinstance(config, DoraConfig)
+                else "no factors"
+            )
+            raise ValueError(
+                f"federation.algorithm: {name} works on LoRA's factors A and B (model.adapter.kind lora or rslora); "
+                f"{config.kind} has {has}"
+            )
+    if recipe.model.quantization is not None and isinstance(config, (DoraConfig, FullConfig)):
+        needs = "trains the weights" if isinstance(config, FullConfig) else "needs the norms of the weights' rows"
+        raise ValueError(f"model.quantization: {config.kind} {needs}, which a quantised base does not hold")
+    if isinstance(config, FullConfig):
+        _check_full(recipe)
+
+
+def _check_full(recipe: Recipe) -> None:
+    """Of full fine-tuning there is one copy of the model, which one client after another trains."""
+    runtime = recipe.runtime
+    if runtime.cohort not in ("auto", 1):
+        raise ValueError(f"runtime.cohort: {runtime.cohort}, but full fine-tuning trains one client after another")
+    if recipe.model.dtype == "bfloat16":
+        raise ValueError("model.dtype: full fine-tuning trains the base itself, which it holds in float32")
+    if runtime.memory_gb is not None and runtime.activation_checkpointing != "auto":
+        raise ValueError("runtime.memory_gb has no effect: full fine-tuning has no cohorts that it could bound")
+    if runtime.kind == "distributed" and runtime.threads is None:
+        raise ValueError(
+            "runtime.threads: is required by full fine-tuning in several processes: its last bits depend on the "
+            "number of threads that a process has"
         )
 
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fedloom.errors import UserError, nearest, unknown_name
+from fedloom.recipe.adapter_schema import AdapterKind
 from fedloom.recipe.schema import Recipe
 from fedloom.recipe.shipped import shipped_recipes
 from fedloom.recipe.yaml_text import parse_yaml, reads_as_number
@@ -300,7 +301,7 @@ def _tags() -> set[str]:
     tags = {"list[str]", "SourceConfig", "str", "int", "float", "constrained-int", "bool", "list"}
     tags.update(f"literal['{name}']" for name in ("auto", "all-linear"))
     for model in _variants(Recipe):
-        if model.__name__.startswith("Partition"):
+        if model.__name__.startswith("Partition") or issubclass(model, AdapterKind):
             tags.update(get_args(model.model_fields["kind"].annotation))
     return tags
 
@@ -310,16 +311,21 @@ _TAGS = _tags()
 
 def _allowed_keys(location: Sequence[int | str], raw: Sequence[int | str]) -> list[str]:
     models: list[type[BaseModel]] = [Recipe]
+    tags = set(raw)
     for part in location:
         if isinstance(part, int):
             continue
-        models = [
+        found = [
             inner
             for model in models
             if part in model.model_fields
             for inner in dict.fromkeys(_models_in(model.model_fields[part].annotation))
         ]
-    if len(models) > 1:
-        tags = set(raw)
-        models = [m for m in models if tags & set(get_args(m.model_fields["kind"].annotation))] or models
+        # Of variants, the one that pydantic has chosen by its tag.
+        models = [model for model in found if tags & _kinds(model)] or found
     return list(dict.fromkeys(name for model in models for name in model.model_fields))
+
+
+def _kinds(model: type[BaseModel]) -> set[Any]:
+    field = model.model_fields.get("kind")
+    return set() if field is None else set(get_args(field.annotation))

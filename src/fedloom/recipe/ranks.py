@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from fedloom.randomness import numpy_generator
-from fedloom.recipe.model_schema import LoraConfig
+from fedloom.recipe.adapter_schema import AdapterKind, LowRank
 
 
-def client_rank(config: LoraConfig, seed: int, client: str) -> int:
+def client_rank(config: AdapterKind, seed: int, client: str) -> int:
     """The rank of a client's adapter: of the group that names it, else of the group it is drawn into.
 
     Args:
@@ -15,8 +15,10 @@ def client_rank(config: LoraConfig, seed: int, client: str) -> int:
         client: its name.
 
     Returns:
-        The rank; the same whoever else takes part.
+        The rank; the same whoever else takes part. 0 of kinds without factors of a rank.
     """
+    if not isinstance(config, LowRank):
+        return 0
     if isinstance(config.rank, int):
         return config.rank
     shares: list[tuple[int, float]] = []

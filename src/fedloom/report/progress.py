@@ -59,11 +59,15 @@ class Progress:
             self._bar = self._task = None
 
     def __call__(self, event: Event) -> None:
-        """Take one event of the log; only those of rounds and evaluations are shown.
+        """Take one event of the log; those of rounds and evaluations are shown, and what is slower than usual.
 
         Args:
             event: see `EventLog`.
         """
+        if event.get("one_client_at_a_time"):
+            self._console.print(
+                f"adapter {event['adapter']}: clients train one after another", highlight=False, soft_wrap=True
+            )
         if event["event"] in ("round", "baseline_round"):
             self._round(event.get("arm", "federated"), event)
         elif event["event"] == "stop":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 
 from fedloom.model.checkpointing import decoder_layers
 from fedloom.model.forward import label_losses
-from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.packing import Example, pack
 from fedloom.recipe.schema import RuntimeConfig
 from fedloom.training.cohort import CPU_TOKENS
@@ -29,7 +30,7 @@ ADAPTER_COPIES = 6
 PROBE_TOKENS = 256
 
 
-_MEASURED: WeakKeyDictionary[GroupedLora, tuple[float, float]] = WeakKeyDictionary()
+_MEASURED: WeakKeyDictionary[GroupedAdapter[Any], tuple[float, float]] = WeakKeyDictionary()
 
 
 class CohortSizer:
@@ -37,24 +38,24 @@ class CohortSizer:
 
     Args:
         model: the frozen base.
-        lora: its grouped adapters.
+        grouped: its grouped adapters.
         config: the recipe's runtime section.
         lanes: cohorts trained side by side, which share the memory budget.
     """
 
-    def __init__(self, model: PreTrainedModel, lora: GroupedLora, config: RuntimeConfig, lanes: int) -> None:
+    def __init__(self, model: PreTrainedModel, grouped: GroupedAdapter[Any], config: RuntimeConfig, lanes: int) -> None:
         self.cohort = config.cohort
         self.checkpointing = config.activation_checkpointing
-        self.lora = lora
+        self.grouped = grouped
         self.lanes = lanes
-        self.adapter_bytes = ADAPTER_COPIES * 4 * lora.size
+        self.adapter_bytes = ADAPTER_COPIES * 4 * grouped.size
         if self.cohort == "auto":
-            self.budget = memory_budget(config, lora.device) / lanes
+            self.budget = memory_budget(config, grouped.device) / lanes
             # Once for each loaded model: many runs may work over it, one after another.
-            if lora not in _MEASURED:
-                _MEASURED[lora] = bytes_per_token(model, lora), recomputed_bytes_per_token(model, lora)
-            self.kept_bytes, self.recomputed_bytes = (BACKWARD_FACTOR * size for size in _MEASURED[lora])
-            self.longest_pass = CPU_TOKENS if lora.device.type == "cpu" else math.inf
+            if grouped not in _MEASURED:
+                _MEASURED[grouped] = bytes_per_token(model, grouped), recomputed_bytes_per_token(model, grouped)
+            self.kept_bytes, self.recomputed_bytes = (BACKWARD_FACTOR * size for size in _MEASURED[grouped])
+            self.longest_pass = CPU_TOKENS if grouped.device.type == "cpu" else math.inf
 
     def bytes_at_work(self, clients: int, tokens: int) -> float:
         """The memory that clients of a pass take while they train.
@@ -66,7 +67,7 @@ class CohortSizer:
         Returns:
             Bytes, beside those of the base model; for a `cohort: auto`, which measures them.
         """
-        token_bytes = self.recomputed_bytes if self.lora.recompute else self.kept_bytes
+        token_bytes = self.recomputed_bytes if self.grouped.recompute else self.kept_bytes
         return tokens * token_bytes + clients * self.adapter_bytes
 
     def cohorts(self, tokens: Sequence[int]) -> list[range]:
@@ -77,14 +78,18 @@ class CohortSizer:
 
         Returns:
             Ranges of positions: of the recipe's size, or, for `auto`, as many clients as memory holds and, on a CPU,
-            as keep all lanes busy with passes of a useful length. Sets `lora.recompute` for them.
+            as keep all lanes busy with passes of a useful length; single clients of a kind of adapter that has no
+            cohorts. Sets `grouped.recompute` for them.
         """
-        self.lora.recompute = self.checkpointing is True
+        self.grouped.recompute = self.checkpointing is True
         if self.cohort != "auto":
             size = self.cohort
             return [range(first, min(first + size, len(tokens))) for first in range(0, len(tokens), size)]
+        tokens = [length + self.grouped.virtual_tokens for length in tokens]
         if self.checkpointing == "auto":
-            self.lora.recompute = self.bytes_at_work(1, max(tokens)) > self.budget
+            self.grouped.recompute = self.bytes_at_work(1, max(tokens)) > self.budget
+        if not self.grouped.cohorts:
+            return [range(place, place + 1) for place in range(len(tokens))]
         target = min(self.longest_pass, sum(tokens) / self.lanes)
         cohorts = [range(0, 1)]
         length = tokens[0]
@@ -99,12 +104,12 @@ class CohortSizer:
         return cohorts
 
 
-def bytes_per_token(model: PreTrainedModel, lora: GroupedLora) -> float:
+def bytes_per_token(model: PreTrainedModel, grouped: GroupedAdapter[Any]) -> float:
     """Activation memory a token needs for the backward pass, measured on one short sequence.
 
     Args:
         model: the frozen base.
-        lora: its grouped adapters.
+        grouped: its grouped adapters.
 
     Returns:
         Bytes each token, every position labelled (the upper bound).
@@ -116,33 +121,35 @@ def bytes_per_token(model: PreTrainedModel, lora: GroupedLora) -> float:
         # Not the tensor itself: an operation that keeps its own result would hold itself, and never be freed.
         return tensor.detach()
 
-    weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
-    length = min(PROBE_TOKENS, int(getattr(model.config, "max_position_embeddings", PROBE_TOKENS)))
+    positions = int(getattr(model.config, "max_position_embeddings", PROBE_TOKENS))
+    length = min(PROBE_TOKENS, positions - grouped.virtual_tokens)
     example = Example(np.zeros(length, dtype=np.int64), np.ones(length, dtype=bool))
-    lora.load([{name: torch.zeros(shape) for name, shape in lora.shapes.items()}])
-    batch = pack([[example]], lora.device)
+    grouped.load([{name: torch.zeros(shape) for name, shape in grouped.shapes.items()}])
+    # Now, as full fine-tuning loads the weights themselves.
+    weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
+    batch = pack([[example]], grouped.device, virtual_tokens=grouped.places)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = label_losses(model, lora, batch).sum()
+        loss = label_losses(model, grouped, batch).sum()
         size = sum(nbytes for pointer, nbytes in kept.items() if pointer not in weights)
     del loss
-    return size / length
+    return size / batch.tokens
 
 
-def recomputed_bytes_per_token(model: PreTrainedModel, lora: GroupedLora) -> float:
+def recomputed_bytes_per_token(model: PreTrainedModel, grouped: GroupedAdapter[Any]) -> float:
     """As `bytes_per_token`, with activation checkpointing: the inputs of all layers, and one layer at work.
 
     Args:
         model: the frozen base.
-        lora: its grouped adapters.
+        grouped: its grouped adapters.
 
     Returns:
         Bytes each token.
     """
     layers = max(1, len(decoder_layers(model)))
-    lora.recompute = True
-    inputs = bytes_per_token(model, lora)
-    lora.recompute = False
-    return inputs + bytes_per_token(model, lora) / layers
+    grouped.recompute = True
+    inputs = bytes_per_token(model, grouped)
+    grouped.recompute = False
+    return inputs + bytes_per_token(model, grouped) / layers
 
 
 def memory_budget(config: RuntimeConfig, device: torch.device) -> float:

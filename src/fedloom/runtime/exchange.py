@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedloom.aggregation import Algorithm, Update
 from fedloom.aggregation.client_rule import ClientRule
-from fedloom.model.grouped_lora import Adapter, GroupedLora
+from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.ranks import cut_to_rank, pad_to_layout
 from fedloom.model.tensor_names import factor_names, private_names
 from fedloom.runtime.attack import Attack
@@ -33,7 +34,7 @@ class Exchange:
     """One round's traffic, for any of its clients.
 
     Args:
-        lora: the adapters' layout.
+        grouped: the adapters' layout.
         plan: the round.
         broadcast: the adapter, and what the algorithm sends beside it.
         algorithm: whose clients' half says how they train.
@@ -45,7 +46,7 @@ class Exchange:
 
     def __init__(
         self,
-        lora: GroupedLora,
+        grouped: GroupedAdapter[Any],
         plan: RoundPlan,
         broadcast: Mapping[str, Tensor],
         algorithm: Algorithm,
@@ -54,7 +55,7 @@ class Exchange:
         rank_of: Callable[[str], int],
         attack: Attack | None,
     ) -> None:
-        self.lora = lora
+        self.grouped = grouped
         self.plan = plan
         self.algorithm = algorithm
         self.store = store
@@ -66,13 +67,13 @@ class Exchange:
         self.private = private_names(self.adapter, algorithm.shared, private)
         self.sent_up = [name for name in self.adapter if name in trained and name not in self.private]
         square = plan.trained == "R"
-        self.entries = SquareEntries(lora, self.adapter) if square else TrainedEntries(lora, trained)
+        self.entries = SquareEntries(grouped, self.adapter) if square else TrainedEntries(grouped, trained)
         # What the algorithm's rule works on: private entries are trained plainly.
         self.rule, self.rule_entries = algorithm.client, self.entries
         if self.private and type(self.rule) is not ClientRule:
-            self.rule_entries = TrainedEntries(lora, self.sent_up)
+            self.rule_entries = TrainedEntries(grouped, self.sent_up)
             places = self.entries.views(torch.arange(sum(self.adapter[name].numel() for name in trained)))
-            shared = torch.cat([places[name].reshape(-1) for name in self.sent_up]).to(lora.device)
+            shared = torch.cat([places[name].reshape(-1) for name in self.sent_up]).to(grouped.device)
             self.rule = SharedOnly(self.rule, shared, self.rule_entries.views)
         beside = {name: value for name, value in broadcast.items() if "/" in name}
         self.versions = _sections(beside, "version")
@@ -82,7 +83,7 @@ class Exchange:
         }
         down = factor_names(self.adapter, plan.fetched) - self.private
         beside = {name: value for name, value in beside.items() if not name.startswith("version/")}
-        self.full_rank = max(shape[0] for name, shape in lora.shapes.items() if ".lora_A." in name)
+        self.full_rank = max((shape[0] for name, shape in grouped.shapes.items() if ".lora_A." in name), default=0)
         # What each client at work began with.
         self._ranks: dict[str, int] = {}
         self._sizes: dict[tuple[tuple[str, torch.Size], ...], int] = {}
@@ -174,7 +175,7 @@ class Exchange:
         adapter = self.versions.get(str(self.plan.versions.get(client)), dict(self.adapter))
         if not self.algorithm.mixed_ranks:
             return adapter
-        return pad_to_layout(cut_to_rank(adapter, rank), self.lora.shapes)
+        return pad_to_layout(cut_to_rank(adapter, rank), self.grouped.shapes)
 
     def _piece(
         self,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.aggregation import Algorithm, Update
 from fedloom.data.shards import ExampleSet
-from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
 from fedloom.recipe import Recipe
 from fedloom.recipe.ranks import client_rank
@@ -30,7 +31,7 @@ class InProcessRuntime:
 
     Args:
         model: the frozen base.
-        lora: its grouped adapters.
+        grouped: its grouped adapters.
         recipe: the run.
         train_examples: a client's training examples by its name.
         store: clients' state from round to round.
@@ -41,7 +42,7 @@ class InProcessRuntime:
     def __init__(
         self,
         model: PreTrainedModel,
-        lora: GroupedLora,
+        grouped: GroupedAdapter[Any],
         recipe: Recipe,
         train_examples: Callable[[str], ExampleSet],
         store: ClientStore,
@@ -49,13 +50,13 @@ class InProcessRuntime:
         attack: Attack | None = None,
     ) -> None:
         self.model = model
-        self.lora = lora
+        self.grouped = grouped
         self.recipe = recipe
         self.train_examples = train_examples
         self.store = store
         self.lanes = lanes
         self.attack = attack
-        self.sizer = CohortSizer(model, lora, recipe.runtime, lanes.count)
+        self.sizer = CohortSizer(model, grouped, recipe.runtime, lanes.count)
 
     def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor], algorithm: Algorithm) -> Iterator[Update]:
         """Train the plan's clients, cohort by cohort; see `Runtime`."""
@@ -77,10 +78,10 @@ class InProcessRuntime:
         """
         if not clients:
             return
-        self.lora.change_base(broadcast)
+        self.grouped.change_base(broadcast)
         attack = None if plan.personal else self.attack
         exchange = Exchange(
-            self.lora, plan, broadcast, algorithm, self.store, self.recipe.federation.private, self.rank_of, attack
+            self.grouped, plan, broadcast, algorithm, self.store, self.recipe.federation.private, self.rank_of, attack
         )
         # Of everybody only lengths are kept, as the local baseline plans the whole population; tasks are made anew.
         cohorts = self.sizer.cohorts([self._task(plan, client).tokens for client in clients])
@@ -131,4 +132,5 @@ class InProcessRuntime:
             local.momentum,
             exchange.entries,
         )
-        return train_cohort(self.model, self.lora, work, training)
+        passes = [work] if self.grouped.cohorts else [[piece] for piece in work]
+        return [result for some in passes for result in train_cohort(self.model, self.grouped, some, training)]

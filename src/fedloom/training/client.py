@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from fedloom.aggregation.client_rule import ClientFinish, ClientRound, ClientRule
 from fedloom.data.shards import ExampleSet
-from fedloom.model.grouped_lora import Adapter, GroupedLora
+from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.training.entries import TrainedEntries
 from fedloom.training.optimizers import Optimizer, OptimizerState, clip_gradient
 
@@ -69,30 +70,35 @@ class LocalClient:
 
     Args:
         work: what it has to do.
-        lora: the loaded adapters.
+        grouped: the loaded adapters.
         row: the client's row.
         training: how it trains.
         full_gradient: over all of its data at its start, where its rule asks for it.
     """
 
     def __init__(
-        self, work: ClientWork, lora: GroupedLora, row: int, training: LocalTraining, full_gradient: Tensor | None
+        self,
+        work: ClientWork,
+        grouped: GroupedAdapter[Any],
+        row: int,
+        training: LocalTraining,
+        full_gradient: Tensor | None,
     ) -> None:
         self.work = work
         self._training = training
-        self._lora = lora
-        self._row = lora.values[row]
-        self._gradients = lora.gradients[row]
-        self._entries = training.entries or TrainedEntries(lora)
+        self._grouped = grouped
+        self._row = grouped.values[row]
+        self._gradients = grouped.gradients[row]
+        self._entries = training.entries or TrainedEntries(grouped)
         self._values = self._entries.values(self._row)
-        received = {name: vector.to(lora.device) for name, vector in work.received.items()}
+        received = {name: vector.to(grouped.device) for name, vector in work.received.items()}
         if full_gradient is not None:
             received["full_gradient"] = self._clipped(self._entries.gradients(full_gradient))
         start = self._values.clone()
         broadcast = start
         if work.broadcast is not None and work.broadcast is not work.adapter:
-            broadcast = self._entries.values(lora.flatten(work.broadcast).to(lora.device))
-        kept = {name: vector.to(lora.device) for name, vector in work.kept.items()}
+            broadcast = self._entries.values(grouped.flatten(work.broadcast).to(grouped.device))
+        kept = {name: vector.to(grouped.device) for name, vector in work.kept.items()}
         self._memory = work.rule.begin(
             ClientRound(start, broadcast, received, kept, self._entries.views, training.momentum)
         )
@@ -100,7 +106,7 @@ class LocalClient:
             self.moments = training.optimizer.init(self._values)
         else:
             # A copy: the optimiser works in place, and a client's work description is not to change.
-            self.moments = {name: value.to(lora.device, copy=True) for name, value in work.optimizer_state.items()}
+            self.moments = {name: value.to(grouped.device, copy=True) for name, value in work.optimizer_state.items()}
 
     def step(self) -> None:
         """One optimiser step along the gradient in the client's row."""
@@ -124,7 +130,7 @@ class LocalClient:
         kept = {name: vector.to("cpu", copy=True) for name, vector in finish.kept.items()}
         extra = {name: vector.to("cpu", copy=True) for name, vector in finish.extra.items()}
         beside = {name: value.to("cpu", copy=True) for name, value in self._entries.beside(self._values).items()}
-        return {**self._lora.unflatten(self._row), **beside}, ClientFinish(kept, extra, finish.metrics)
+        return {**self._grouped.unflatten(self._row), **beside}, ClientFinish(kept, extra, finish.metrics)
 
     def state(self) -> OptimizerState:
         """The optimiser's moments, on the CPU."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from fedloom.aggregation.client_rule import ClientFinish
 from fedloom.data.shards import ExampleSet
 from fedloom.errors import Diverged
 from fedloom.model.forward import label_losses
-from fedloom.model.grouped_lora import Adapter, GroupedLora
+from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.packing import Example, pack
 from fedloom.training.client import ClientWork, LocalClient, LocalTraining
 from fedloom.training.optimizers import OptimizerState
@@ -49,13 +50,13 @@ class ClientResult:
 
 
 def train_cohort(
-    model: PreTrainedModel, lora: GroupedLora, work: Sequence[ClientWork], training: LocalTraining
+    model: PreTrainedModel, grouped: GroupedAdapter[Any], work: Sequence[ClientWork], training: LocalTraining
 ) -> list[ClientResult]:
     """Train the clients side by side, with their own losses, clipping, moments and numbers of steps.
 
     Args:
         model: the frozen base.
-        lora: where the adapters train.
+        grouped: where the adapters train.
         work: one entry for each client, any order.
         training: how they train.
 
@@ -68,16 +69,16 @@ def train_cohort(
     # Longest first: the clients still at work are then always the first rows, and a step works on plain slices.
     order = sorted(range(len(work)), key=lambda i: -len(work[i].batches))
     ordered = [work[i] for i in order]
-    lora.load([client.adapter for client in ordered])
-    full = [_full_gradient(model, lora, row, client) for row, client in enumerate(ordered)]
-    clients = [LocalClient(client, lora, row, training, full[row]) for row, client in enumerate(ordered)]
-    loss_sums = torch.zeros(len(clients), dtype=torch.float64, device=lora.device)
+    grouped.load([client.adapter for client in ordered])
+    full = [_full_gradient(model, grouped, row, client) for row, client in enumerate(ordered)]
+    clients = [LocalClient(client, grouped, row, training, full[row]) for row, client in enumerate(ordered)]
+    loss_sums = torch.zeros(len(clients), dtype=torch.float64, device=grouped.device)
     tokens = np.zeros(len(clients), dtype=np.int64)
     label_tokens = np.zeros(len(clients), dtype=np.int64)
     for step in range(len(ordered[0].batches)):
         active = sum(len(client.batches) > step for client in ordered)
         groups = [_examples(client.examples, client.batches[step]) for client in ordered[:active]]
-        losses, step_labels = _step_gradients(model, lora, groups)
+        losses, step_labels = _step_gradients(model, grouped, groups)
         for client in clients[:active]:
             client.step()
         loss_sums[:active] += losses
@@ -107,17 +108,17 @@ def train_cohort(
     return [results[position] for position in range(len(work))]
 
 
-def _full_gradient(model: PreTrainedModel, lora: GroupedLora, row: int, client: ClientWork) -> Tensor | None:
+def _full_gradient(model: PreTrainedModel, grouped: GroupedAdapter[Any], row: int, client: ClientWork) -> Tensor | None:
     """The gradient of the mean loss of all of a client's labels at its start, where its algorithm asks for it."""
     if not client.rule.full_gradient:
         return None
-    total, labels = torch.zeros_like(lora.gradients[row]), 0
+    total, labels = torch.zeros_like(grouped.gradients[row]), 0
     size = max(len(batch) for batch in client.batches)
     for first in range(0, len(client.examples), size):
         batch = np.arange(first, min(first + size, len(client.examples)))
         groups: list[list[Example]] = [[] for _ in range(row)] + [_examples(client.examples, batch)]
-        _, counts = _step_gradients(model, lora, groups)
-        total.add_(lora.gradients[row], alpha=float(counts[row]))
+        _, counts = _step_gradients(model, grouped, groups)
+        total.add_(grouped.gradients[row], alpha=float(counts[row]))
         labels += int(counts[row])
     return total.div_(labels)
 
@@ -127,18 +128,19 @@ def _examples(examples: ExampleSet, batch: np.ndarray) -> list[Example]:
 
 
 def _step_gradients(
-    model: PreTrainedModel, lora: GroupedLora, groups: Sequence[Sequence[Example]]
+    model: PreTrainedModel, grouped: GroupedAdapter[Any], groups: Sequence[Sequence[Example]]
 ) -> tuple[Tensor, np.ndarray]:
     """Fill the gradients of one step; returns each group's mean loss, fp64 [groups], and its labels, int64 [groups]."""
-    sums = torch.zeros(len(groups), dtype=torch.float64, device=lora.device)
+    sums = torch.zeros(len(groups), dtype=torch.float64, device=grouped.device)
     labels = np.zeros(len(groups), dtype=np.int64)
-    lora.gradients.zero_()
-    for members in _passes(groups, lora.device):
-        batch = pack([group if place in members else [] for place, group in enumerate(groups)], lora.device)
-        losses = label_losses(model, lora, batch)
+    grouped.gradients.zero_()
+    for members in _passes(groups, grouped.device):
+        present = [group if place in members else [] for place, group in enumerate(groups)]
+        batch = pack(present, grouped.device, virtual_tokens=grouped.places)
+        losses = label_losses(model, grouped, batch)
         counts = batch.label_counts.to(losses.dtype)
         # The sum over groups of each group's own mean: no group's gradient depends on another's labels.
-        lora.add_gradients((losses / counts[batch.label_groups]).sum())
+        grouped.add_gradients((losses / counts[batch.label_groups]).sum())
         sums.index_add_(0, batch.label_groups, losses.detach().double())
         labels += batch.label_counts.cpu().numpy()
     return sums / torch.from_numpy(labels).to(sums), labels

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedloom.aggregation.lora.square import expand, pull_back
-from fedloom.model.grouped_lora import GroupedLora
+from fedloom.model.grouped_adapter import GroupedAdapter
 
 
 class TrainedEntries:
     """The trained part of a flat adapter, as a vector of its own; what is not trained is never touched.
 
     Args:
-        lora: the adapters' layout.
+        grouped: the adapters' layout.
         names: of the trained tensors, PEFT's; None: all.
     """
 
-    def __init__(self, lora: GroupedLora, names: Collection[str] | None = None) -> None:
-        self._shapes = {name: shape for name, shape in lora.shapes.items() if names is None or name in names}
+    def __init__(self, grouped: GroupedAdapter[Any], names: Collection[str] | None = None) -> None:
+        self._shapes = {name: shape for name, shape in grouped.shapes.items() if names is None or name in names}
         self._places: Tensor | None = None
-        if len(self._shapes) < len(lora.shapes):
-            places = lora.split(torch.arange(lora.size)[None])
-            self._places = torch.cat([places[name].reshape(-1) for name in self._shapes]).to(lora.device)
+        if len(self._shapes) < len(grouped.shapes):
+            places = grouped.split(torch.arange(grouped.size)[None])
+            self._places = torch.cat([places[name].reshape(-1) for name in self._shapes]).to(grouped.device)
 
     def values(self, row: Tensor) -> Tensor:
         """The trained entries of a flat adapter [parameters]; where all are trained, the very same tensor."""
@@ -41,7 +43,7 @@ class TrainedEntries:
 
     def views(self, entries: Tensor) -> dict[str, Tensor]:
         """The named tensors of a vector of trained entries."""
-        parts = entries.split([rows * columns for rows, columns in self._shapes.values()])
+        parts = entries.split([math.prod(shape) for shape in self._shapes.values()])
         return {name: part.view(self._shapes[name]) for name, part in zip(self._shapes, parts, strict=True)}
 
     def beside(self, entries: Tensor) -> dict[str, Tensor]:
@@ -57,16 +59,16 @@ class SquareEntries(TrainedEntries):
     """Fed-SB's R [r, r] between frozen factors: the flat adapter holds A and B R, and B's gradient is taken back to R.
 
     Args:
-        lora: the adapters' layout.
+        grouped: the adapters' layout.
         adapter: A, B and R of each layer, as broadcast.
     """
 
-    def __init__(self, lora: GroupedLora, adapter: Mapping[str, Tensor]) -> None:
+    def __init__(self, grouped: GroupedAdapter[Any], adapter: Mapping[str, Tensor]) -> None:
         squares = {name: value for name, value in adapter.items() if ".lora_R." in name}
-        self._shapes = {name: (value.shape[0], value.shape[1]) for name, value in squares.items()}
-        self._lora = lora
-        self._start = self.flatten(squares).to(lora.device)
-        self._factors = {name: adapter[_factor(name)].float().to(lora.device) for name in squares}
+        self._shapes = {name: tuple(value.shape) for name, value in squares.items()}
+        self._grouped = grouped
+        self._start = self.flatten(squares).to(grouped.device)
+        self._factors = {name: adapter[_factor(name)].float().to(grouped.device) for name in squares}
 
     def values(self, row: Tensor) -> Tensor:
         """Every R as broadcast; B R, which the row holds, does not tell R to the last bit."""
@@ -74,7 +76,7 @@ class SquareEntries(TrainedEntries):
 
     def gradients(self, row: Tensor) -> Tensor:
         """See `TrainedEntries`."""
-        parts = self._lora.split(row[None])
+        parts = self._grouped.split(row[None])
         return torch.cat([pull_back(parts[_factor(name)][0], b).reshape(-1) for name, b in self._factors.items()])
 
     def beside(self, entries: Tensor) -> dict[str, Tensor]:
@@ -83,7 +85,7 @@ class SquareEntries(TrainedEntries):
 
     def put(self, entries: Tensor, row: Tensor) -> None:
         """Write every B R into the flat adapter."""
-        parts = self._lora.split(row[None])
+        parts = self._grouped.split(row[None])
         for name, square in self.views(entries).items():
             parts[_factor(name)][0].copy_(expand(square, self._factors[name]))
 
