@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -11,11 +12,11 @@ from fedloom.inspection import evaluate_run, generate_answer
 from fedloom.model.adapters.registry import adapter_class
 from fedloom.model.base import POCKET, read_weights
 from fedloom.model.forward import label_logits
-from fedloom.model.packing import pack
+from fedloom.model.packing import Example, pack
 from fedloom.recipe import load_recipe
 from fedloom.session import open_model
 from tests.adapters.kinds import settings
-from tests.adapters.test_exports import SEQUENCES, Example, np, plain_logits, stirred
+from tests.adapters.test_exports import SEQUENCES, plain_logits, stirred
 from tests.federated_runs import outcome
 
 pytest.importorskip("bitsandbytes", reason="the extra `quantized` is not installed")

@@ -27,8 +27,7 @@ def quiet_libraries() -> None:
     """Keep the loading libraries' own progress bars and retry notices out of what a person sees."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    for library in ("huggingface_hub", "bitsandbytes"):
-        logging.getLogger(library).setLevel(logging.ERROR)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def resolve_base(base: str) -> str:
