@@ -21,8 +21,9 @@ BIN := .venv/bin
 quickstart: .venv/base
 	$(BIN)/fedloom run recipes/quickstart.yaml --out runs/quickstart --seeds 3 --resume
 
+# Two processes, a file of tests at a time: most tests wait for processes of their own to start.
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/dev
 	$(BIN)/ruff check .
