@@ -57,7 +57,7 @@ def refused(monkeypatch, capsys, recipe_file, tmp_path):
         ),
         (
             ["--tune", "local.steps=1,2", "--vary", "evaluation.split=test,validation"],
-            ["split=validation, steps=1: --tune: chooses on the validation"],
+            ["split=validation: --tune: chooses on the validation"],
         ),
         (["--set", "model.adapter.kind=ia3"], ["model.adapter.rank: unknown key", "--set model.adapter=ia3 takes"]),
         (["--vary", "local.steps=1,2", "--reference", "steps=3"], ["--reference: 'steps=3' is no variant", "steps=1"]),

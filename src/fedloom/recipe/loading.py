@@ -16,7 +16,6 @@ from fedloom.recipe.schema import Recipe
 from fedloom.recipe.shipped import shipped_recipes
 from fedloom.recipe.yaml_text import parse_yaml, reads_as_number
 
-
 # Sections that a recipe may give as a text, and the key that the text is the value of.
 _NAMED_BY = {"model.adapter": "kind", "federation.algorithm": "name", "data.source": "path"}
 
