@@ -50,6 +50,16 @@ def refused(monkeypatch, capsys, recipe_file, tmp_path):
         (["--seeds", "0"], ["--seeds: 0 is not a positive number"]),
         (["--processes", "0"], ["--processes: 0 is not a positive number"]),
         (["--set", "runtime.kind=distributed"], ["runtime.kind: a comparison shares whole runs", "--processes N"]),
+        (["--vary", "runtime={kind: distributed},{}"], ["runtime.kind: a comparison shares whole runs"]),
+        (
+            ["--vary", "evaluation.cross=false,true", "--set", "baselines=[local]"],
+            ["cross=true: evaluation.cross: has no place in a comparison"],
+        ),
+        (
+            ["--tune", "local.steps=1,2", "--vary", "evaluation.split=test,validation"],
+            ["split=validation: --tune: chooses on the validation"],
+        ),
+        (["--set", "model.adapter.kind=ia3"], ["model.adapter.rank: unknown key", "--set model.adapter=ia3 takes"]),
         (["--vary", "local.steps=1,2", "--reference", "steps=3"], ["--reference: 'steps=3' is no variant", "steps=1"]),
         (["--tune", "local.steps"], ["--tune local.steps: 1 is not a positive number", "give the values"]),
         (["--tune", "local.steps=2"], ["--tune local.steps: nothing to choose between"]),
