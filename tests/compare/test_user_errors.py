@@ -1,12 +1,17 @@
 """A mistake in a comparison is one clear line, before anything runs, and leaves nothing."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+import fedloom
 import fedloom.session
 from fedloom.cli import main
+from fedloom.errors import UserError
+from tests.compare import small_recipe
 
 ALGORITHM = "federation.algorithm"
 
@@ -116,3 +121,16 @@ def test_resuming_with_other_arguments_says_what_differs(refused, undisturbed, o
     assert "holds a comparison with" in told
     for part in parts:
         assert part in told or "vary." in told
+
+
+def test_new_runs_do_not_begin_with_other_data(tmp_path):
+    recipe_file = tmp_path / "recipe.yaml"
+    recipe_file.write_text(yaml.safe_dump(small_recipe(tmp_path)))
+    options = {"vary": {"federation.rounds": [2]}, "seeds": 1, "baselines": False}
+    found = fedloom.compare(recipe_file, tmp_path / "out", **options)
+    shutil.rmtree(found.out / "cells")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(rows.read_text() + rows.read_text().splitlines()[0] + "\n")
+    with pytest.raises(UserError, match="--resume: data: a source, the template or the tokenizer changed since"):
+        fedloom.compare(recipe_file, found.out, **options, resume=True)
+    assert not (found.out / "cells").exists()
