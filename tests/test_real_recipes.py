@@ -14,7 +14,6 @@ from fedloom.data.shards import ExampleSet
 from fedloom.inspection import evaluate_run, generate_answer
 from fedloom.model.forward import label_logits
 from fedloom.model.packing import Example, pack
-from fedloom.model.peft_format import import_adapter
 from fedloom.recipe import load_recipe
 from fedloom.report.events import read_events
 from fedloom.session import open_session, prepare_data
@@ -29,7 +28,7 @@ def largest_difference_to_peft(out: Path, base: Path | str, examples: ExampleSet
     In fp32, transformers' own two attention implementations differ by about 2e-6 in this measure.
     """
     session = open_session(load_recipe(out / "recipe.yaml"), out)
-    session.grouped.load([import_adapter(out / "adapter", session.grouped)], trainable=False)
+    session.grouped.load([session.grouped.read(out / "adapter")], trainable=False)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, str(out / "adapter")).eval()
     worst, largest = 0.0, 0.0

@@ -202,3 +202,12 @@ def test_schema_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     jsonschema.Draft202012Validator.check_schema(schema)
     for path in shipped_recipes().values():
         jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+
+
+def test_a_key_of_a_section_that_was_given_by_its_name():
+    values = {"model": {"adapter": "dora"}, "federation": {"algorithm": "fedadam"}, "data": {"source": "a.jsonl"}}
+    keys = ["model.adapter.rank=3", "federation.algorithm.tau=0.5", "data.source.examples=7"]
+    recipe = load_recipe(values, keys)
+    assert (recipe.model.adapter.kind, recipe.model.adapter.rank) == ("dora", 3)
+    assert (recipe.federation.algorithm.name, recipe.federation.algorithm.parameters["tau"]) == ("fedadam", 0.5)
+    assert (recipe.data.source.path, recipe.data.source.examples) == ("a.jsonl", 7)

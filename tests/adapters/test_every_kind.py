@@ -57,7 +57,7 @@ def test_the_base_is_the_untuned_model(finished: Finished, kind: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", SECTIONS)
-def test_bytes_up_are_those_of_the_trained_tensors(finished: Finished, kind: str) -> None:
+def test_bytes_are_those_of_the_trained_tensors(finished: Finished, kind: str) -> None:
     _, grouped = open_model(load_recipe(finished(kind) / "recipe.yaml"))
     trained = grouped.read(finished(kind) / "adapter")
     assert sum(value.numel() for value in trained.values()) == grouped.size
@@ -66,7 +66,9 @@ def test_bytes_up_are_those_of_the_trained_tensors(finished: Finished, kind: str
         ("scaffold", {**trained, **{f"control/{name}": value.clone() for name, value in trained.items()}}),
     ):
         events = read_events(finished(kind, algorithm) / "events.jsonl")
-        assert {event["bytes_up"] for event in events if event["event"] == "round"} == {3 * len(encode(sent))}
+        rounds = [event for event in events if event["event"] == "round"]
+        for way in ("bytes_up", "bytes_down"):
+            assert {event[way] for event in rounds} == {3 * len(encode(sent))}
 
 
 @pytest.mark.long

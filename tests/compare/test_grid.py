@@ -55,6 +55,8 @@ def test_labels_and_folders():
     assert label == "fedprox mu=0.1, targets=[q_proj,v_proj]"
     assert folder_name(label, []) == "fedprox_mu=0.1_targets=_q_proj_v_proj"
     assert folder_name("a/../b", ["a_.._b"]) == "a_.._b-2"
+    kinds = [{"model.adapter": value} for value in ("dora", {"kind": "dora", "rank": 4})]
+    assert [label_of(kind, ["model.adapter"]) for kind in kinds] == ["adapter=dora", "adapter=dora rank=4"]
     both = ["model.adapter.alpha", "data.partition.alpha"]
     assert label_of(dict.fromkeys(both, 0.5), both) == "model.adapter.alpha=0.5, data.partition.alpha=0.5"
 
@@ -70,6 +72,21 @@ def test_an_algorithm_comes_with_its_own_parameters():
     fedprox, fedadam = (variant.recipe.federation.algorithm for variant in plan.variants)
     assert fedprox.parameters["mu"] == 0.7
     assert fedadam == load_recipe({"federation": {"algorithm": "fedadam"}}).federation.algorithm
+
+
+def test_another_kind_keeps_the_keys_it_knows_all_of():
+    recipe = {"model": {"adapter": {"rank": 3, "alpha": 5, "targets": ["q_proj"]}}}
+    plan = make_plan(Arguments(recipe, vary={"model.adapter.kind": ["lora", "dora", "ia3"]}))
+    lora, dora, ia3 = (variant.recipe.model.adapter for variant in plan.variants)
+    assert dora.model_dump() == {**lora.model_dump(), "kind": "dora"}
+    assert ia3 == load_recipe({"model": {"adapter": "ia3"}}).model.adapter
+
+
+@pytest.mark.parametrize("name", ["federation.algorithm.name", "federation.algorithm"])
+def test_a_section_does_not_replace_keys_that_were_varied_before_it(name):
+    axes = {"federation.algorithm.mu": [0.1, 0.2], name: ["fedprox"]}
+    plan = make_plan(Arguments({}, vary=axes))
+    assert [variant.recipe.federation.algorithm.parameters["mu"] for variant in plan.variants] == [0.1, 0.2]
 
 
 def test_baselines_are_shared_by_what_they_depend_on():

@@ -1,12 +1,17 @@
 """A mistake in a comparison is one clear line, before anything runs, and leaves nothing."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+import fedloom
 import fedloom.session
 from fedloom.cli import main
+from fedloom.errors import UserError
+from tests.compare import small_recipe
 
 ALGORITHM = "federation.algorithm"
 
@@ -50,6 +55,16 @@ def refused(monkeypatch, capsys, recipe_file, tmp_path):
         (["--seeds", "0"], ["--seeds: 0 is not a positive number"]),
         (["--processes", "0"], ["--processes: 0 is not a positive number"]),
         (["--set", "runtime.kind=distributed"], ["runtime.kind: a comparison shares whole runs", "--processes N"]),
+        (["--vary", "runtime={kind: distributed},{}"], ["runtime.kind: a comparison shares whole runs"]),
+        (
+            ["--vary", "evaluation.cross=false,true", "--set", "baselines=[local]"],
+            ["cross=true: evaluation.cross: has no place in a comparison"],
+        ),
+        (
+            ["--tune", "local.steps=1,2", "--vary", "evaluation.split=test,validation"],
+            ["split=validation: --tune: chooses on the validation"],
+        ),
+        (["--set", "model.adapter.kind=ia3"], ["model.adapter.rank: unknown key", "--set model.adapter=ia3 takes"]),
         (["--vary", "local.steps=1,2", "--reference", "steps=3"], ["--reference: 'steps=3' is no variant", "steps=1"]),
         (["--tune", "local.steps"], ["--tune local.steps: 1 is not a positive number", "give the values"]),
         (["--tune", "local.steps=2"], ["--tune local.steps: nothing to choose between"]),
@@ -106,3 +121,16 @@ def test_resuming_with_other_arguments_says_what_differs(refused, undisturbed, o
     assert "holds a comparison with" in told
     for part in parts:
         assert part in told or "vary." in told
+
+
+def test_new_runs_do_not_begin_with_other_data(tmp_path):
+    recipe_file = tmp_path / "recipe.yaml"
+    recipe_file.write_text(yaml.safe_dump(small_recipe(tmp_path)))
+    options = {"vary": {"federation.rounds": [2]}, "seeds": 1, "baselines": False}
+    found = fedloom.compare(recipe_file, tmp_path / "out", **options)
+    shutil.rmtree(found.out / "cells")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(rows.read_text() + rows.read_text().splitlines()[0] + "\n")
+    with pytest.raises(UserError, match="--resume: data: a source, the template or the tokenizer changed since"):
+        fedloom.compare(recipe_file, found.out, **options, resume=True)
+    assert not (found.out / "cells").exists()

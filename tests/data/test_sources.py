@@ -268,3 +268,12 @@ def test_tables_that_are_not_read_are_never_left_out_silently(tmp_path: Path, na
         read(tmp_path)
     with pytest.raises(UserError, match=f"unknown suffix .*{hint}"):
         read(tmp_path / name)
+
+
+def test_one_file_by_two_paths_is_named_twice(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"x": 1}\n')
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "a.jsonl")
+    for other in (tmp_path / "b.jsonl", tmp_path / "sub" / ".." / "a.jsonl"):
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match="named twice"):
+            locate([str(tmp_path / "a.jsonl"), str(other)])

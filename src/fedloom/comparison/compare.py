@@ -14,13 +14,14 @@ from fedloom.comparison.cells import Cell
 from fedloom.comparison.folder import Unit, opened, units_of
 from fedloom.comparison.plan import Arguments, Plan, make_plan
 from fedloom.comparison.processes import carry_out, share_out
+from fedloom.comparison.same_files import check_same_files
 from fedloom.comparison.summary import Summary
 from fedloom.comparison.table import closing_table
 from fedloom.comparison.tuning import Tuning
 from fedloom.comparison.workshop import Workshop
 from fedloom.errors import UserError
 from fedloom.places import place_under_torchrun
-from fedloom.recipe import read_recipe
+from fedloom.recipe import Recipe, read_recipe
 from fedloom.report.comparison import write_comparison
 from fedloom.report.units import loss_text, seconds_text
 
@@ -93,7 +94,8 @@ def compare(
     with opened(folder, arguments, resume):
         units = units_of(folder, plan)
         workshop = Workshop(folder)
-        _check_data(workshop, plan, units)
+        if not all(unit.done for unit in units):
+            check_same_files(folder, workshop, _check_data(workshop, plan, units))
         summary = Summary(folder, arguments, plan, units)
         told = _Told(units, console)
 
@@ -114,24 +116,25 @@ def compare(
     return Comparison(folder, page, results)
 
 
-def _check_data(workshop: Workshop, plan: Plan, units: Sequence[Unit]) -> None:
-    """Prepare all data, and check them against every recipe, before the first run begins."""
-    if all(unit.done for unit in units):
-        return
+def _check_data(workshop: Workshop, plan: Plan, units: Sequence[Unit]) -> list[Recipe]:
+    """Prepare all data, and check them against every recipe, before the first run begins; returns all recipes."""
+    checked: list[Recipe] = []
+
+    def check(recipe: Recipe, where: str) -> None:
+        try:
+            workshop.data(recipe)
+        except UserError as error:
+            raise UserError(f"{where}: {error.message}", error.hint) from None
+        checked.append(recipe)
+
     for unit in units:
         if isinstance(unit, Tuning):
-            try:
-                workshop.data(unit.recipe(0))
-            except UserError as error:
-                raise UserError(f"--tune, on the validation split: {error.message}", error.hint) from None
+            check(unit.recipe(0), "--tune, on the validation split")
     for seed in plan.seeds:
         for subject in plan.subjects:
-            recipes = [candidate.recipe for candidate in subject.candidates] or [subject.recipe]
-            for recipe in recipes:
-                try:
-                    workshop.data(recipe.model_copy(update={"seed": seed}))
-                except UserError as error:
-                    raise UserError(f"{subject.label}: {error.message}", error.hint) from None
+            for recipe in [candidate.recipe for candidate in subject.candidates] or [subject.recipe]:
+                check(recipe.model_copy(update={"seed": seed}), subject.label)
+    return checked
 
 
 class _Told:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fedloom.comparison.cells import CELLS, Cell
 from fedloom.comparison.plan import Arguments, Plan
+from fedloom.comparison.same_files import FINGERPRINTS
 from fedloom.comparison.tuning import TUNING, Tuning
 from fedloom.errors import UserError, disk_error
 from fedloom.recipe import load_recipe
@@ -72,7 +73,7 @@ def _withdraw(folder: Path, created: bool) -> None:
     """Take away what a comparison refused before it began has left: its corrected command can have the folder."""
     for name in (DATA, CLAIMS):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (ARGUMENTS, LOCK):
+    for name in (ARGUMENTS, FINGERPRINTS, LOCK):
         (folder / name).unlink(missing_ok=True)
     if created:
         with suppress(OSError):

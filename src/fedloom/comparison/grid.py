@@ -11,8 +11,10 @@ from typing import Any
 
 from fedloom.errors import UserError
 from fedloom.recipe import Recipe, parse_yaml
+from fedloom.recipe.adapter_schema import kind_configs
 
 ALGORITHM, ALGORITHM_NAME = "federation.algorithm", "federation.algorithm.name"
+ADAPTER, ADAPTER_KIND = "model.adapter", "model.adapter.kind"
 # Of a value in the recipe, where --tune names no values of its own.
 DEFAULT_FACTORS = (0.1, 0.1**0.5, 1.0, 10**0.5, 10.0)
 
@@ -67,16 +69,24 @@ def overrides_of(point: Values, recipe: Recipe) -> list[str]:
         recipe: the recipe without it.
 
     Returns:
-        Overrides as `load_recipe` takes them.
+        Overrides as `load_recipe` takes them, sections before keys within them.
     """
-    overrides = []
+    settings = []
     for key, value in point.items():
         if key == ALGORITHM_NAME and value != recipe.federation.algorithm.name:
             # Parameters belong to an algorithm: another one comes with its own.
-            overrides.append(f"{ALGORITHM}={json.dumps({'name': value})}")
+            settings.append((ALGORITHM, {"name": value}))
+        elif key == ADAPTER_KIND and not _keeps_keys(recipe, value):
+            settings.append((ADAPTER, {"kind": value}))
         else:
-            overrides.append(f"{key}={json.dumps(value)}")
-    return overrides
+            settings.append((key, value))
+    return [f"{key}={json.dumps(value)}" for key, value in sorted(settings, key=lambda one: one[0].count("."))]
+
+
+def _keeps_keys(recipe: Recipe, kind: Any) -> bool:
+    """Whether another kind of adapter has all the keys that a recipe gives its own, as DoRA has LoRA's."""
+    config = kind_configs().get(kind) if isinstance(kind, str) else None
+    return config is None or recipe.model.adapter.model_fields_set <= config.model_fields.keys()
 
 
 def value_at(recipe: Recipe, key: str) -> Any:
@@ -103,7 +113,7 @@ def values_around(recipe: Recipe, key: str) -> list[float]:
     value = value_at(recipe, key)
     if not isinstance(value, float) or not math.isfinite(value) or value <= 0:
         raise UserError(
-            f"--tune {key}: {value!r} is not a positive number to draw a grid around",
+            f"--tune {key}: {value!r} is not a positive number with decimals to draw a grid around",
             hint=f"give the values: --tune {key}=VALUE,VALUE",
         )
     return [value if factor == 1 else float(f"{value * factor:.3g}") for factor in DEFAULT_FACTORS]
@@ -126,8 +136,9 @@ def label_of(point: Values, others: Sequence[str]) -> str:
         if key == ALGORITHM_NAME or (key == ALGORITHM and isinstance(value, str)):
             told.append(str(value))
         elif key == ALGORITHM and isinstance(value, dict):
-            parameters = [f"{name}={_shown(item)}" for name, item in value.items() if name != "name"]
-            told.append(" ".join([str(value.get("name", "fedavg")), *parameters]))
+            told.append(_section("name", "fedavg", value))
+        elif key == ADAPTER and isinstance(value, dict):
+            told.append(f"{short}={_section('kind', 'lora', value)}")
         else:
             told.append(f"{short if last.count(short) == 1 else key}={_shown(value)}")
     return ", ".join(told)
@@ -150,6 +161,12 @@ def folder_name(label: str, taken: Sequence[str]) -> str:
         number += 1
         name = f"{plain}-{number}"
     return name
+
+
+def _section(named_by: str, default: str, values: Values) -> str:
+    """A section by its name and its further keys."""
+    further = [f"{key}={_shown(value)}" for key, value in values.items() if key != named_by]
+    return " ".join([str(values.get(named_by, default)), *further])
 
 
 def _shown(value: Any) -> str:

@@ -161,16 +161,7 @@ def _check_arguments(arguments: Arguments, base: Recipe) -> None:
         raise UserError(f"--seeds: {arguments.seeds} is not a positive number")
     if arguments.tune and arguments.seeds > TUNING_SEED_OFFSET:
         raise UserError(f"--seeds: {arguments.seeds} runs into the seed that tunes; at most {TUNING_SEED_OFFSET}")
-    if base.runtime.kind == "distributed":
-        raise UserError(
-            "runtime.kind: a comparison shares whole runs between its processes, not the clients of one",
-            hint="leave it in_process, and give --processes N",
-        )
-    if base.evaluation.cross:
-        raise UserError(
-            "evaluation.cross: has no place in a comparison, whose baselines are runs of their own",
-            hint="leave it out with --set evaluation.cross=false",
-        )
+    _check_recipe(arguments, base)
     for option, keys in (("--vary", arguments.vary), ("--tune", arguments.tune)):
         for key, values in keys.items():
             top = key.split(".")[0]
@@ -189,7 +180,21 @@ def _check_arguments(arguments: Arguments, base: Recipe) -> None:
     both = [key for key in arguments.tune if key in arguments.vary]
     if both:
         raise UserError(f"--tune {both[0]}: is varied as well; a variant has one value")
-    if arguments.tune and base.evaluation.split == "validation":
+
+
+def _check_recipe(arguments: Arguments, recipe: Recipe) -> None:
+    """Check what a comparison asks of the recipe, and of every variant's."""
+    if recipe.runtime.kind == "distributed":
+        raise UserError(
+            "runtime.kind: a comparison shares whole runs between its processes, not the clients of one",
+            hint="leave it in_process, and give --processes N",
+        )
+    if recipe.evaluation.cross:
+        raise UserError(
+            "evaluation.cross: has no place in a comparison, whose baselines are runs of their own",
+            hint="leave it out with --set evaluation.cross=false",
+        )
+    if arguments.tune and recipe.evaluation.split == "validation":
         raise UserError(
             "--tune: chooses on the validation split, and evaluation.split reports it too",
             hint="report the test split",
@@ -201,7 +206,9 @@ def _candidates(arguments: Arguments, base: Recipe, point: Values) -> _Draft:
 
     def loaded(values: Values) -> Recipe:
         try:
-            return load_recipe(arguments.recipe, [*arguments.overrides, *overrides_of({**point, **values}, base)])
+            recipe = load_recipe(arguments.recipe, [*arguments.overrides, *overrides_of({**point, **values}, base)])
+            _check_recipe(arguments, recipe)
+            return recipe
         except UserError as error:
             label = label_of(point, list(arguments.vary))
             tuned = f", {label_of(values, list(values))}" if values else ""

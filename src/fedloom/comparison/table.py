@@ -24,9 +24,9 @@ def closing_table(comparison: Mapping[str, Any]) -> Table:
     unit = ", %" if measure == "accuracy" else ""
     # Plain text: labels may hold square brackets.
     table = Table(title=Text(comparison["name"]), caption=_caption(comparison), caption_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     table.add_column(f"{measure}{unit}\n{test} test", justify="right")
-    table.add_column(f"minus {comparison['reference']}", justify="right")
+    table.add_column(Text(f"minus {comparison['reference']}"), justify="right")
     table.add_column("time", justify="right")
     table.add_column("traffic", justify="right")
     for place, entry in enumerate([*comparison["variants"], *comparison["baselines"]]):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -71,9 +70,14 @@ def locate(source: str | SourceConfig | Sequence[str | SourceConfig], key: str =
         raise UserError(f"{key}: the list is empty")
     entries = [(one, f"{key}.{at}.path" if isinstance(one, SourceConfig) else key) for at, one in enumerate(source)]
     locations = [location for one, place in entries for location in _locate_entry(one, place)]
-    for (name, _), times in Counter((location.name, location.subset) for location in locations).items():
-        if times > 1:
-            raise UserError(f"{key}: {name} is named twice, so its records would count double")
+    taken: set[tuple[str, str | None]] = set()
+    for location in locations:
+        # A file is the same by whichever path, or link, it is reached.
+        here = location.kind in {"file", "saved"}
+        place = str(Path(location.name).resolve()) if here else location.name, location.subset
+        if place in taken:
+            raise UserError(f"{key}: {location.name} is named twice, so its records would count double")
+        taken.add(place)
     return locations
 
 

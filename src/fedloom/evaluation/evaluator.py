@@ -92,8 +92,9 @@ class Evaluator:
         own, held_out = self._summary(), self._summary(same_examples=True)
         # Without tests of their own, clients are compared on the global one.
         rows = self.own if len(self.own) else self._drawn(self.data.holders("train"), "evaluation_clients")
-        for first in range(0, len(rows), ADAPTERS_AT_ONCE):
-            some = rows[first : first + ADAPTERS_AT_ONCE]
+        at_once = ADAPTERS_AT_ONCE if self.grouped.cohorts else 1
+        for first in range(0, len(rows), at_once):
+            some = rows[first : first + at_once]
             tests: list[tuple[int, ScoreSummary, ExampleSet]] = []
             for group, row in enumerate(some):
                 if len(self.own):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -214,3 +214,9 @@ AdapterConfig = Annotated[
     | PrefixTuningConfig,
     Field(discriminator="kind"),
 ]
+
+
+def kind_configs() -> dict[str, type[AdapterKind]]:
+    """The config of each kind, by the name that a recipe gives it."""
+    configs: tuple[type[AdapterKind], ...] = get_args(get_args(AdapterConfig)[0])
+    return {config.model_fields["kind"].default: config for config in configs}

@@ -11,10 +11,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fedloom.errors import UserError, nearest, unknown_name
-from fedloom.recipe.adapter_schema import AdapterKind
+from fedloom.recipe.adapter_schema import AdapterKind, kind_configs
 from fedloom.recipe.schema import Recipe
 from fedloom.recipe.shipped import shipped_recipes
 from fedloom.recipe.yaml_text import parse_yaml, reads_as_number
+
+# Sections that a recipe may give as a text, and the key that the text is the value of.
+_NAMED_BY = {"model.adapter": "kind", "federation.algorithm": "name", "data.source": "path"}
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -138,9 +141,11 @@ def _with_override(values: dict[str, Any], override: str) -> dict[str, Any]:
     section = result
     parts = key.split(".")
     for depth, part in enumerate(parts[:-1], start=1):
-        inner = section.get(part)
+        inner, inner_key = section.get(part), ".".join(parts[:depth])
+        if isinstance(inner, str) and inner_key in _NAMED_BY:
+            inner = {_NAMED_BY[inner_key]: inner}
         if inner is not None and not isinstance(inner, dict):
-            raise UserError(f"--set {key}: {'.'.join(parts[:depth])} is {_shown(inner)}, not a section of keys")
+            raise UserError(f"--set {key}: {inner_key} is {_shown(inner)}, not a section of keys")
         section[part] = dict(inner) if isinstance(inner, dict) else {}
         section = section[part]
     section[parts[-1]] = value
@@ -186,6 +191,8 @@ def _explain(error: ValidationError) -> UserError:
         elsewhere = _NAMES_ELSEWHERE.get(str(location[-1]))
         close = elsewhere if elsewhere in allowed else nearest(str(location[-1]), allowed)
         hint = f"did you mean {close!r}?" if close else None
+        if location[:-1] == ["model", "adapter"]:
+            hint = _of_other_kinds(str(location[-1]), detail["loc"]) or hint
         return UserError(f"{key}: unknown key; allowed here: {', '.join(allowed)}", hint=hint)
     if kind == "union_tag_invalid":
         allowed = [name.strip().strip("'") for name in str(context["expected_tags"]).split(",")]
@@ -207,6 +214,15 @@ def _explain(error: ValidationError) -> UserError:
     close = nearest(value, literals) if isinstance(value, str) else None
     hint = f"did you mean {close!r}?" if close else None
     return UserError(f"{key}: {_shown(value)} is not {wanted}", hint=hint or _spelling_hint(value, union, location))
+
+
+def _of_other_kinds(key: str, raw: Sequence[int | str]) -> str | None:
+    """What to do about a key of other kinds of adapters: a recipe's kind was changed, and the key has stayed."""
+    owners = [kind for kind, config in kind_configs().items() if key in config.model_fields]
+    chosen = next((str(part) for part in raw if part in kind_configs()), None)
+    if not owners or chosen is None:
+        return None
+    return f"it belongs to {', '.join(owners)}; --set model.adapter={chosen} takes {chosen} with its own defaults"
 
 
 def _spelling_hint(value: Any, union: Sequence[Any], key: Sequence[int | str]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedloom.randomness import numpy_generator
-from fedloom.recipe.adapter_schema import AdapterKind, LowRank
+from fedloom.recipe.adapter_schema import AdapterKind, DoraConfig, LowRank
 
 
 def client_rank(config: AdapterKind, seed: int, client: str) -> int:
@@ -17,7 +17,7 @@ def client_rank(config: AdapterKind, seed: int, client: str) -> int:
     Returns:
         The rank; the same whoever else takes part. 0 of kinds without factors of a rank.
     """
-    if not isinstance(config, LowRank):
+    if not isinstance(config, LowRank | DoraConfig):
         return 0
     if isinstance(config.rank, int):
         return config.rank
