@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -29,10 +28,9 @@ from fedloom.recipe import Recipe, load_recipe
 from fedloom.report.events import EventLog, strict_json
 from fedloom.run_directory import EVENTS
 from fedloom.session import open_data, open_model, over_model
+from fedloom.statistics import student_interval
 
 Cell = dict[str, Any]
-# Student's t, 97.5 %, by degrees of freedom.
-T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 class CellFile:
@@ -196,19 +194,13 @@ def norm(tensors: Mapping[str, Tensor]) -> float:
     return math.sqrt(sum(float(value.double().square().sum()) for value in tensors.values()))
 
 
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and half the width of its 95 % interval by Student's t; infinite for a single value."""
-    if len(values) < 2:
-        return fmean(values), math.inf
-    return fmean(values), T_QUANTILES[len(values) - 1] * stdev(values) / math.sqrt(len(values))
-
-
 def told_interval(values: Sequence[float], signed: bool = False) -> str:
     """The mean and its interval in print, "failed" where a value is missing."""
     if any(value is None or not math.isfinite(value) for value in values):
         return "failed"
-    mean, half = mean_and_interval(values)
-    return f"{mean:{'+' if signed else ''}.3f} ± {half:.3f}" if math.isfinite(half) else f"{mean:.3f}"
+    interval = student_interval(values)
+    mean = f"{interval.mean:{'+' if signed else ''}.3f}"
+    return mean if interval.high is None else f"{mean} ± {interval.high - interval.mean:.3f}"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,17 +1,22 @@
 """A run killed with SIGKILL at any moment and resumed ends with the bytes of the run that was left alone."""
 
+import builtins
+import io
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.federated_runs import outcome, recipe, write_examples
+from tests.processes import Command
 
 pytestmark = pytest.mark.long
 
@@ -20,7 +25,7 @@ pytestmark = pytest.mark.long
 def recipe_file(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("recipe")
     values = recipe(
-        write_examples(folder / "words.jsonl"),
+        write_examples(folder / "words.jsonl", clients=("ada", "bo", "cyd", "dee")),
         federation={"rounds": 6, "clients_per_round": 3},
         local={"schedule": "cosine"},
         evaluation={"every": 2, "exact_match": True},
@@ -32,97 +37,103 @@ def recipe_file(tmp_path_factory) -> Path:
     return path
 
 
-def start(recipe_file: Path, out: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "fedloom", "run", str(recipe_file), "--out", str(out), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
-
-
 @pytest.fixture(scope="module")
-def undisturbed(recipe_file, tmp_path_factory) -> tuple[dict, float]:
+def undisturbed(recipe_file, tmp_path_factory) -> dict:
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    began = time.monotonic()
-    finish(start(recipe_file, out))
-    return outcome(out), time.monotonic() - began
+    command = [sys.executable, "-m", "fedloom", "run", str(recipe_file), "--out", str(out)]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return outcome(out)
 
 
-def kill_and_resume(recipe_file: Path, out: Path, delays: list[float]) -> int:
-    kills = 0
-    for delay in delays:
-        process = start(recipe_file, out, "--resume")
-        try:
-            process.wait(timeout=delay)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.communicate()
-    finish(start(recipe_file, out, "--resume"))
-    return kills
+def start(recipe_file: Path, out: Path) -> Command:
+    return Command("run", recipe_file, "--out", out, "--resume")
+
+
+def events_in(out: Path) -> int:
+    log = out / "events.jsonl"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def killed_after(command: Command, out: Path, events: int, delay: float) -> bool:
+    """Kill a run a moment after its log holds so many events; returns whether it was still at work."""
+    while events_in(out) < events and command.process.is_alive():
+        time.sleep(0.005)
+    time.sleep(delay)
+    return command.kill()
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_moments(recipe_file, undisturbed, tmp_path, seed):
-    expected, seconds = undisturbed
-    delay = random.Random(seed).uniform(0.3, 0.8) * seconds
-    # A machine may be faster now than when the undisturbed run was timed: what was not killed is tried again.
+    generator = random.Random(seed)
+    events, delay = generator.randint(0, len(undisturbed["events"]) - 2), generator.uniform(0, 0.3)
     attempt = 0
-    while not kill_and_resume(recipe_file, tmp_path / str(attempt), [delay / 2**attempt]):
+    # A run that has ended before it was killed is tried again, and killed earlier.
+    while not killed_after(start(recipe_file, out := tmp_path / str(attempt)), out, events, delay / 2**attempt):
         attempt += 1
-    assert outcome(tmp_path / str(attempt)) == expected
+        events //= 2
+    start(recipe_file, out).finish()
+    assert outcome(out) == undisturbed
 
 
 @pytest.mark.slow
 def test_twenty_runs_killed_at_random_moments(recipe_file, undisturbed, tmp_path):
-    expected, seconds = undisturbed
-    generator = random.Random(20)
+    generator, total = random.Random(20), len(undisturbed["events"])
     killed, started = 0, 0
     while killed < 20:
         started += 1
         assert started <= 40, "most runs end before they are killed"
-        delays = [generator.uniform(0.15, 0.85) * seconds for _ in range(generator.randint(1, 2))]
-        kills = kill_and_resume(recipe_file, tmp_path / str(started), delays)
+        out, kills = tmp_path / str(started), 0
+        for _ in range(generator.randint(1, 2)):
+            events = generator.randint(events_in(out), total)
+            kills += killed_after(start(recipe_file, out), out, events, generator.uniform(0, 0.3))
+        start(recipe_file, out).finish()
         killed += kills > 0
-        assert outcome(tmp_path / str(started)) == expected, f"run {started}, killed after {delays}"
+        assert outcome(out) == undisturbed, f"run {started}"
+
+
+@dataclass
+class DyingWhileWriting:
+    """Lets a process die in the middle of writing one particular file, for the so-manyeth time.
+
+    Args:
+        file: part of its path.
+        time: which.
+    """
+
+    file: str
+    time: int
+
+    def __call__(self) -> None:
+        real_open = builtins.open
+
+        def opened(path: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
+            if "w" in mode:
+                self.die_at(path)
+            return real_open(path, mode, *rest, **options)
+
+        builtins.open = io.open = opened
+
+    def die_at(self, path: Any) -> None:
+        self.time -= self.file in str(path)
+        if self.time == 0:
+            Path(path).write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
-    "during", ["recipe.yaml.partial", "state.safetensors", "state.json", "adapter_model.safetensors", "metrics.json"]
+    ("file", "time"),
+    [
+        ("recipe.yaml.partial", 1),
+        ("state.safetensors", 4),
+        ("state.json", 4),
+        ("adapter_model.safetensors", 1),
+        ("metrics.json", 1),
+    ],
 )
-def test_killed_while_writing(recipe_file, undisturbed, tmp_path, during):
-    """The process dies in the middle of writing one particular file: the moments that are hardest to hit by chance."""
-    script = f"""
-import builtins, io, os, signal, sys
-from pathlib import Path
-import safetensors.torch as st
-real_open, real_save = builtins.open, st.save_file
-seen = 0
-def die_at(path):
-    global seen
-    if {during!r} in str(path):
-        seen += 1
-        if seen == {1 if during in ("recipe.yaml.partial", "metrics.json", "adapter_model.safetensors") else 4}:
-            Path(path).write_bytes(b"half")
-            os.kill(os.getpid(), signal.SIGKILL)
-def opened(path, mode="r", *rest, **options):
-    if "w" in mode:
-        die_at(path)
-    return real_open(path, mode, *rest, **options)
-def saved(tensors, path, *rest):
-    die_at(path)
-    return real_save(tensors, path, *rest)
-builtins.open = io.open = opened
-st.save_file = saved
-from fedloom.cli import main
-sys.argv = ["fedloom", "run", {str(recipe_file)!r}, "--out", {str(tmp_path / "run")!r}]
-main()
-"""
-    killed = subprocess.run([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert killed.returncode == -signal.SIGKILL
-    finish(start(recipe_file, tmp_path / "run", "--resume"))
-    assert outcome(tmp_path / "run") == undisturbed[0]
+def test_killed_while_writing(recipe_file, undisturbed, tmp_path, file, time):
+    """The moments that are hardest to hit by chance."""
+    out = tmp_path / "run"
+    assert Command("run", recipe_file, "--out", out, before=DyingWhileWriting(file, time)).ended_by_a_kill()
+    start(recipe_file, out).finish()
+    assert outcome(out) == undisturbed

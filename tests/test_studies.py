@@ -86,9 +86,10 @@ def test_all_configurations_may_diverge():
 
 
 def test_the_interval_is_students():
-    from cells import mean_and_interval
+    from cells import told_interval
 
     # 95 % of three values around their mean: 4.303 * 1 / sqrt(3).
-    mean, half = mean_and_interval([1.0, 2.0, 3.0])
-    assert (mean, round(half, 3)) == (2.0, 2.484)
-    assert mean_and_interval([1.0]) == (1.0, math.inf)
+    assert told_interval([1.0, 2.0, 3.0]) == "2.000 ± 2.484"
+    assert told_interval([1.0, 2.0, 3.0], signed=True) == "+2.000 ± 2.484"
+    assert told_interval([1.0]) == "1.000"
+    assert told_interval([1.0, math.inf]) == "failed"

@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,23 +13,15 @@ import pytest
 import fedloom
 from tests.compare import RATES, VARIANTS, results
 from tests.federated_runs import outcome
+from tests.processes import Command
 
 UNITS = 4 + 8  # tunings of two variants and two baselines, and their cells
 
 
-def start(recipe_file: Path, out: Path, *options: str) -> subprocess.Popen:
+def start(recipe_file: Path, out: Path, *options: object) -> Command:
     vary = "federation.algorithm=" + ",".join(json.dumps(value) for value in VARIANTS)
     tune = "local.learning_rate=" + ",".join(map(str, RATES))
-    command = [sys.executable, "-m", "fedloom", "compare", str(recipe_file), "--vary", vary, "--tune", tune]
-    command += ["--seeds", "2", "--out", str(out), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+    return Command("compare", recipe_file, "--vary", vary, "--tune", tune, "--seeds", 2, "--out", out, *options)
 
 
 def ended(out: Path) -> list[Path]:
@@ -40,13 +30,12 @@ def ended(out: Path) -> list[Path]:
     return [*chosen, *out.glob("cells/*/*/metrics.json")]
 
 
-def kill_after(process: subprocess.Popen, out: Path, count: int, delay: float) -> None:
+def kill_after(command: Command, out: Path, count: int, delay: float) -> None:
     """Kill a comparison somewhere in the work that follows on its so-manyeth unit."""
-    while len(ended(out)) < count and process.poll() is None:
+    while len(ended(out)) < count and command.process.is_alive():
         time.sleep(0.01)
     time.sleep(delay)
-    process.kill()
-    process.communicate()
+    command.kill()
 
 
 def cell_files(out: Path) -> dict[str, tuple[int, int, bytes]]:
@@ -65,11 +54,10 @@ def test_killed_twice_and_resumed(recipe_file, undisturbed, tmp_path):
     out = tmp_path / "out"
     # Once while it tunes, once among the cells.
     for low, high in ((0, 3), (5, UNITS - 2)):
-        process = start(recipe_file, out, "--resume")
-        kill_after(process, out, generator.randint(low, high), generator.uniform(0, 0.3))
+        kill_after(start(recipe_file, out, "--resume"), out, generator.randint(low, high), generator.uniform(0, 0.3))
     kept = cell_files(out)
     assert kept
-    finish(start(recipe_file, out, "--resume"))
+    start(recipe_file, out, "--resume").finish()
     assert results(out) == results(undisturbed)
     assert {name: file for name, file in cell_files(out).items() if name in kept} == kept
     for cell in undisturbed.glob("cells/*/*"):
@@ -81,12 +69,13 @@ def test_killed_twice_and_resumed(recipe_file, undisturbed, tmp_path):
 @pytest.mark.long
 def test_two_processes_one_of_which_is_killed(recipe_file, undisturbed, tmp_path):
     out = tmp_path / "out"
-    process = start(recipe_file, out, "--processes", "2")
-    while not ended(out) and process.poll() is None:
+    command = start(recipe_file, out, "--processes", 2)
+    while not ended(out) and command.process.is_alive():
         time.sleep(0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    number = command.process.pid
+    children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
-    finish(process)
+    command.finish()
     assert results(out) == results(undisturbed)
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from rich.console import Console
 
-from fedloom.comparison.plan import Subject
+from fedloom.comparison.plan import FEDERATED, Subject
 from fedloom.comparison.tuning import Tuning
 from fedloom.comparison.workshop import Workshop
 from fedloom.errors import Diverged
 from fedloom.report.html import REPORT, write_report
+from fedloom.report.results import Result
 from fedloom.run_directory import METRICS, write_json
 from fedloom.runs import carry_out_one
 
@@ -76,6 +77,15 @@ class Cell:
         """What it has come to."""
         values: dict[str, Any] = json.loads((self.folder / METRICS).read_text(encoding="utf-8"))
         return values
+
+    @property
+    def result(self) -> Result | None:
+        """What its arm has come to on test data, None where it has failed."""
+        if self.failure is not None:
+            return None
+        metrics, arm = self.metrics, self.subject.arm
+        result: Result = metrics["eval"] if arm == FEDERATED else metrics["baselines"][arm]
+        return result
 
     def carry_out(self, workshop: Workshop) -> None:
         """Carry the run to its end, from its newest checkpoint if there is one; diverging is an end too.

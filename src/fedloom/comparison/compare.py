@@ -164,8 +164,6 @@ def _outcome(unit: Unit) -> str:
         chosen = ", ".join(f"{key}={value}" for key, value in unit.chosen.values.items())
         return f"chose {chosen}"
     assert isinstance(unit, Cell)
-    if unit.failure is not None:
+    if unit.result is None:
         return f"failed: {unit.failure}"
-    metrics = unit.metrics
-    result = metrics["eval"] if "eval" in metrics else metrics["baselines"][unit.subject.arm]
-    return f"loss {loss_text(result['loss'])}, {seconds_text(metrics['seconds'])}"
+    return f"loss {loss_text(unit.result['loss'])}, {seconds_text(unit.metrics['seconds'])}"

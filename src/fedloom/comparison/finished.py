@@ -9,7 +9,7 @@ from fedloom.comparison.cells import Cell
 from fedloom.comparison.plan import FEDERATED
 from fedloom.report.events import Event
 from fedloom.report.record import Run, read_record
-from fedloom.report.results import MEASURES, Result
+from fedloom.report.results import MEASURES
 
 BASE = "base"
 
@@ -42,15 +42,6 @@ def read_run(cell: Cell) -> dict[str, Any]:
         "training": {"round": list(rounds), "loss": [event["loss"] for event in rounds.values()]},
         "clients": _clients(results.get(arm)),
     }
-
-
-def own_result(cell: Cell) -> Result | None:
-    """A cell's result on its test data, None where it has failed."""
-    if cell.failure is not None:
-        return None
-    metrics = cell.metrics
-    result: Result = metrics["eval"] if cell.subject.arm == FEDERATED else metrics["baselines"][cell.subject.arm]
-    return result
 
 
 def start_of(cell: Cell) -> Event:

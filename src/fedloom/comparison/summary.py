@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedloom.comparison.cells import Cell
-from fedloom.comparison.finished import BASE, own_result, read_run, start_of
+from fedloom.comparison.finished import BASE, read_run, start_of
 from fedloom.comparison.folder import Unit
 from fedloom.comparison.halving import total_rounds
 from fedloom.comparison.intervals import differences, summarize
@@ -118,7 +118,7 @@ class Summary:
 
 def _head(cell: Cell) -> dict[str, Any]:
     """What all scores are of, as a run that has ended shows it."""
-    result, start = own_result(cell), start_of(cell)
+    result, start = cell.result, start_of(cell)
     assert result is not None
     return {
         "measure": "accuracy" if "accuracy" in result else "loss",

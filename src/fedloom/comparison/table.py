@@ -1,4 +1,4 @@
-"""The table a comparison ends with, and the line that is told of every unit."""
+"""The table a comparison ends with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from fedloom.report.units import MISSING, bytes_text, seconds_text
+from fedloom.report.units import MISSING, bytes_text, score_text, seconds_text
 
 
 def closing_table(comparison: Mapping[str, Any]) -> Table:
@@ -44,21 +44,6 @@ def closing_table(comparison: Mapping[str, Any]) -> Table:
     return table
 
 
-def score_text(value: float | None, measure: str) -> str:
-    """One run's score.
-
-    Args:
-        value: the score.
-        measure: accuracy or loss.
-
-    Returns:
-        Per cent of an accuracy, three decimals of a loss.
-    """
-    if value is None:
-        return MISSING
-    return f"{100 * value:.1f} %" if measure == "accuracy" else f"{value:.3f}"
-
-
 def _interval(summary: Mapping[str, Any], measure: str, signed: bool = False) -> str:
     scale, digits = (100, 1) if measure == "accuracy" else (1, 3)
     sign = "+" if signed else ""
@@ -75,7 +60,7 @@ def _caption(comparison: Mapping[str, Any]) -> str:
     parts = [f"mean ± half of its 95 % interval, {seeds} seeds" if seeds > 1 else "one seed, so no intervals"]
     base = comparison["base"]["score"]["mean"]
     if base is not None:
-        parts.append(f"untuned base {score_text(base, comparison['measure'])}")
+        parts.append(f"untuned base {score_text(comparison['measure'], base)}")
     tuned = comparison["tuned"]
     if tuned is not None:
         parts.append(f"tuned: {tuned['trials_each']} trials, {tuned['rounds_each']} rounds for each variant")
