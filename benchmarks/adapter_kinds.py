@@ -9,18 +9,15 @@ what is there so far and writes it as Markdown, without training anything.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cells import Cell, CellFile, Workbench, markdown_table, told_interval, use_one_thread
+from cells import Cell, CellFile, Workbench, carry_on, markdown_table, told_interval
 from federated_study import Axis, Configuration, at_the_edge, best_of, compass_search, own_loss, told
-from fedloom.report.events import strict_json
-from harness import arguments_of, machine, shared_folder, skip
+from harness import shared_folder
 
 NAME = "adapter_kinds"
 TUNING_SEED = 1000
@@ -227,39 +224,17 @@ def _tuning_table(study: Study) -> str:
     return markdown_table(["", "validation loss by learning rate, in the order tried", "at the edge"], rows)
 
 
+def found(study: Study) -> dict[str, Any]:
+    """What was found on one data set, for programs."""
+    return {
+        kind: {arm: {"tuning": study.tuning(kind, arm), "final": study.final(kind, arm)} for arm in ARMS}
+        for kind in KINDS
+    }
+
+
 def main() -> None:
     """Go on with the study, or report on it."""
-    parser = arguments_of(__doc__)
-    parser.add_argument("--out", type=Path, default=Path(f"{NAME}.jsonl"), metavar="FILE", help="the finished cells")
-    parser.add_argument("--dataset", choices=sorted(DATASETS), help="only this one")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the tables, train nothing")
-    arguments = parser.parse_args()
-    names = [arguments.dataset] if arguments.dataset else list(DATASETS)
-    missing = [name for name in names if not (shared_folder() / "data" / DATASETS[name]["data.source"]).is_file()]
-    if missing:
-        return skip(NAME, arguments, f"no data for {', '.join(missing)} beside the repository (set FEDLOOM_SHARED)")
-    use_one_thread()
-    cells = CellFile(arguments.out)
-    workbench = None if arguments.report else Workbench(arguments.out.with_suffix(".data"))
-    studies = [Study(name, cells, workbench, arguments.quick) for name in names]
-    if workbench is not None:
-        for study in studies:
-            run(study)
-    text = "\n\n".join(report(study) for study in studies) + "\n"
-    print(text)
-    if arguments.report:
-        arguments.report.write_text(text, encoding="utf-8")
-    if arguments.json:
-        found = {
-            study.dataset: {
-                kind: {arm: {"tuning": study.tuning(kind, arm), "final": study.final(kind, arm)} for arm in ARMS}
-                for kind in KINDS
-            }
-            for study in studies
-        }
-        written = {"benchmark": NAME, "quick": arguments.quick, "machine": machine(), "results": found}
-        arguments.json.write_text(json.dumps(strict_json(written), indent=2) + "\n", encoding="utf-8")
-    return None
+    carry_on(NAME, __doc__, DATASETS, Study, run, report, found)
 
 
 if __name__ == "__main__":

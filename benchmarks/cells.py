@@ -29,6 +29,7 @@ from fedloom.report.events import EventLog, strict_json
 from fedloom.run_directory import EVENTS
 from fedloom.session import open_data, open_model, over_model
 from fedloom.statistics import student_interval
+from harness import arguments_of, machine, shared_folder, skip
 
 Cell = dict[str, Any]
 
@@ -187,6 +188,53 @@ def _losses(result: Mapping[str, Any]) -> dict[str, Any]:
     clients = {name: block["loss"] for name, block in result.get("clients", {}).items()}
     cross = {client: {test: one["loss"] for test, one in on.items()} for client, on in result.get("cross", {}).items()}
     return {"loss": result["loss"], **blocks, "clients": clients, **({"cross": cross} if cross else {})}
+
+
+def carry_on(
+    name: str,
+    description: str | None,
+    settings: Mapping[str, Mapping[str, Any]],
+    study: Callable[[str, CellFile, Workbench | None, bool], Any],
+    run: Callable[[Any], None],
+    report: Callable[[Any], str],
+    found: Callable[[Any], Any],
+) -> None:
+    """Go on with a study of several data sets, or report on it: what its command does.
+
+    Args:
+        name: of the benchmark.
+        description: for --help.
+        settings: keys of the recipe by data set; data.source is a file of the shared data.
+        study: the study of one data set: its name, the finished cells, what does the others, whether it is quick.
+        run: does every cell that is missing.
+        report: the tables of one data set, as Markdown.
+        found: what was found on one data set, for programs.
+    """
+    parser = arguments_of(description)
+    parser.add_argument("--out", type=Path, default=Path(f"{name}.jsonl"), metavar="FILE", help="the finished cells")
+    parser.add_argument("--dataset", choices=sorted(settings), help="only this one")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the tables, train nothing")
+    arguments = parser.parse_args()
+    names = [arguments.dataset] if arguments.dataset else list(settings)
+    missing = [one for one in names if not (shared_folder() / "data" / settings[one]["data.source"]).is_file()]
+    if missing:
+        return skip(name, arguments, f"no data for {', '.join(missing)} beside the repository (set FEDLOOM_SHARED)")
+    use_one_thread()
+    cells = CellFile(arguments.out)
+    workbench = None if arguments.report else Workbench(arguments.out.with_suffix(".data"))
+    studies = {one: study(one, cells, workbench, arguments.quick) for one in names}
+    if workbench is not None:
+        for one in studies.values():
+            run(one)
+    text = "\n\n".join(report(one) for one in studies.values()) + "\n"
+    print(text)
+    if arguments.report:
+        arguments.report.write_text(text, encoding="utf-8")
+    if arguments.json:
+        results = {dataset: found(one) for dataset, one in studies.items()}
+        written = {"benchmark": name, "quick": arguments.quick, "machine": machine(), "results": results}
+        arguments.json.write_text(json.dumps(strict_json(written), indent=2) + "\n", encoding="utf-8")
+    return None
 
 
 def norm(tensors: Mapping[str, Tensor]) -> float:

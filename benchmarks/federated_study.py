@@ -8,16 +8,14 @@ is not reported; then three seeds on the test split. A cell is done once: killed
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cells import Cell, CellFile, Workbench, markdown_table, told_interval, use_one_thread
-from fedloom.report.events import strict_json
-from harness import arguments_of, machine, shared_folder, skip
+from cells import Cell, CellFile, Workbench, carry_on, markdown_table, told_interval
+from harness import shared_folder
 
 NAME = "federated_study"
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -321,44 +319,17 @@ def _short(key: str) -> str:
     return {LOCAL_RATE: "local", "server_learning_rate": "server"}.get(key, key)
 
 
+def found(study: Study) -> dict[str, Any]:
+    """What was found on one data set, for programs."""
+    return {
+        name: {"tuning": None if name == "base" else study.tuning(name), "final": study.final(name)}
+        for name in ("base", *CONTENDERS)
+    }
+
+
 def main() -> None:
     """Go on with the study, or report on it."""
-    parser = arguments_of(__doc__)
-    parser.add_argument("--out", type=Path, default=Path(f"{NAME}.jsonl"), metavar="FILE", help="the finished cells")
-    parser.add_argument("--dataset", choices=sorted(SETTINGS), help="only this one")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the tables, train nothing")
-    arguments = parser.parse_args()
-    names = [arguments.dataset] if arguments.dataset else list(SETTINGS)
-    missing = [name for name in names if not (shared_folder() / "data" / SETTINGS[name]["data.source"]).is_file()]
-    if missing:
-        return skip(NAME, arguments, f"no data for {', '.join(missing)} beside the repository (set FEDLOOM_SHARED)")
-    use_one_thread()
-    cells = CellFile(arguments.out)
-    workbench = None if arguments.report else Workbench(arguments.out.with_suffix(".data"))
-    studies = [Study(name, cells, workbench, arguments.quick) for name in names]
-    if workbench is not None:
-        for study in studies:
-            run(study)
-    text = "\n\n".join(report(study) for study in studies) + "\n"
-    print(text)
-    if arguments.report:
-        arguments.report.write_text(text, encoding="utf-8")
-    if arguments.json:
-        write_numbers(arguments.json, studies, arguments.quick)
-    return None
-
-
-def write_numbers(file: Path, studies: Sequence[Study], quick: bool) -> None:
-    """What was found, for programs."""
-    found = {
-        study.dataset: {
-            name: {"tuning": None if name == "base" else study.tuning(name), "final": study.final(name)}
-            for name in ("base", *CONTENDERS)
-        }
-        for study in studies
-    }
-    written = {"benchmark": NAME, "quick": quick, "machine": machine(), "results": found}
-    file.write_text(json.dumps(strict_json(written), indent=2) + "\n", encoding="utf-8")
+    carry_on(NAME, __doc__, SETTINGS, Study, run, report, found)
 
 
 if __name__ == "__main__":
