@@ -26,9 +26,13 @@ def norm_of(tensors: Tensors) -> float:
         The norm.
     """
     total = 0.0
+    # One buffer for all pieces: memory fetched anew for each would cost several times the arithmetic.
+    buffer: Tensor | None = None
     for value in tensors.values():
         for piece in value.reshape(-1).split(PIECE):
-            wide = piece.double()
+            if buffer is None:
+                buffer = torch.empty(PIECE, dtype=torch.float64, device=piece.device)
+            wide = buffer[: len(piece)].copy_(piece)
             total += float(torch.dot(wide, wide))
     return math.sqrt(total)
 
