@@ -140,7 +140,7 @@ def _score_pass(
     grouped.load([adapters[adapter] for adapter in groups], trainable=False)
     # An example's score is to be the same whichever examples share its pass.
     batch = pack(list(groups.values()), grouped.device, share_prompts=False, virtual_tokens=grouped.places)
-    label_losses, label_correct = score_labels(model, grouped, batch)
+    label_losses, label_correct, _ = score_labels(model, grouped, batch)
     losses, wrong = label_losses.double().cpu().numpy(), ~label_correct.cpu().numpy()
     owners = batch.label_examples.cpu().numpy()
     loss_sums = np.bincount(owners, losses, len(places))
