@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,23 @@ from transformers import PreTrainedModel
 from fedloom.model.decoder_layer import LabelRows
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.head_loss import label_cross_entropy, label_scores
-from fedloom.model.packing import FEWEST_ROWS, PackedBatch
+from fedloom.model.packing import FEWEST_ROWS, Example, PackedBatch, pack
+
+
+def pack_groups(
+    grouped: GroupedAdapter[Any], groups: Sequence[Sequence[Example]], share_prompts: bool = True
+) -> PackedBatch:
+    """Pack examples as the loaded adapters and their base need them.
+
+    Args:
+        grouped: the adapters.
+        groups: for each group its examples; a group may be empty.
+        share_prompts: see `pack`; never where tokens see what follows them.
+
+    Returns:
+        The batch.
+    """
+    return pack(groups, grouped.device, share_prompts, grouped.places)
 
 
 def label_losses(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:

@@ -240,9 +240,7 @@ class _Parts:
             types = None if owner.token_types is None else _after_virtual(owner.token_types[:length], self.virtual)
             shared_by.update(dict.fromkeys(members, (self.first + len(found), length)))
             trained, number = np.zeros(len(tokens), dtype=bool), self.first_example + members[0]
-            found.append(
-                _Sequence(tokens, trained, 0, -1, self.group, number, virtual=self.virtual, token_types=types)
-            )
+            found.append(_Sequence(tokens, trained, 0, -1, self.group, number, virtual=self.virtual, token_types=types))
 
         for prompt in shared_prompts([example.tokens for example in examples], usable):
             add_shared(prompt.members, prompt.length)
