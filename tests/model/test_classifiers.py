@@ -1,6 +1,5 @@
 """Packed classifiers are transformers' own, one example at a time: logits, gradients, and every client for itself."""
 
-
 import numpy as np
 import pytest
 import torch
