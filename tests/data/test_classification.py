@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -356,3 +359,18 @@ def test_real_sets(
             continue
         shares = [np.bincount(one, minlength=len(data.labels)) / len(one) for one in (train, test)]
         assert np.abs(shares[0] - shares[1]).max() < 0.15 + 2 / len(test)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "pythia"])
+def test_real_decoders_read_real_texts_as_they_are_written(shared: Path, name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers" / name)
+    with gzip.open(shared / "data/classification/mrpc.jsonl.gz", "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in islice(lines, 300)]
+    pairs = [(row["sentence1"], row["sentence2"]) for row in rows]
+    assert ids(texts(*pairs), tokenizer, 999) == [tokenizer("\n".join(pair))["input_ids"] for pair in pairs]
+    pattern = "Review: {text}\nSentiment: {mask}"
+    written = [f"Review: {one}\nSentiment:" for one, _ in pairs]
+    found = ids(texts(*((one, None) for one, _ in pairs)), tokenizer, 999, pattern)
+    assert found == [tokenizer(text)["input_ids"] for text in written]
+    words = word_tokens(["terrible", "great"], read_pattern(pattern, tokenizer), tokenizer)
+    assert tokenizer.decode(words) == " terrible great"
