@@ -80,15 +80,18 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
         The answer's text.
 
     Raises:
-        UserError: for an empty prompt, or a folder without a readable adapter.
+        UserError: for an empty prompt, a folder without a readable adapter, or a run that has learnt no answers.
     """
     if not prompt.strip():
         raise UserError("PROMPT: is empty")
     if max_new_tokens < 1:
         raise UserError(f"--max-new-tokens: {max_new_tokens} is not a positive number")
     folder, recipe = open_finished(directory)
-    if recipe.task.head is not None:
-        raise UserError(f"{directory}: its task is classification: fedloom classify tells a text's class")
+    if recipe.task.kind == "classification":
+        raise UserError(
+            f"{folder}: is a classification, which answers with a class and not with text",
+            hint="`fedloom classify` tells a text's class",
+        )
     quiet_libraries()
     check_same_base(recipe, folder)
     tokenizer = load_tokenizer(recipe.model)
