@@ -1,0 +1,96 @@
+"""Federations of classifiers through the real command: they learn, resume to the same bytes, in any cohorts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import fedloom
+from fedloom.checkpoint import save_checkpoint
+from fedloom.cli import app
+from tests.encoders import tiny_bert, tiny_roberta
+from tests.federated_runs import outcome
+
+GOOD, BAD = ("great", "good", "best", "fun"), ("terrible", "bad", "dull", "slow")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with both encoders, and labelled texts of four owners of unequal size."""
+    folder = tmp_path_factory.mktemp("classifiers")
+    tiny_bert(folder / "bert")
+    tiny_roberta(folder / "roberta")
+    generator, rows = np.random.default_rng(0), []
+    for number, owner in enumerate(("ada", "bo", "cyd", "dee")):
+        for _ in range(30 + 10 * number):
+            good = bool(generator.random() < 0.3 + 0.1 * number)
+            words = generator.choice(GOOD if good else BAD, int(generator.integers(1, 6)))
+            text = f"it was a {' and '.join(words)} film"
+            rows.append({"text": text, "label": "good" if good else "bad", "owner": owner})
+    (folder / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def recipe(place: Path, base: str = "bert", **sections):
+    values = {
+        "name": "reviews",
+        "task": {"kind": "classification", "head": "linear"},
+        "model": {"base": str(place / base), "dtype": "float32", "adapter": {"rank": 4}},
+        "data": {
+            "source": str(place / "reviews.jsonl"),
+            "fields": {"text": "text", "label": "label"},
+            "max_tokens": 64,
+            "partition": {"kind": "by_key", "key": "owner"},
+        },
+        "federation": {"rounds": 3, "clients_per_round": 3},
+        "local": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
+        "runtime": {"threads": 1},
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return values
+
+
+def run(values, out: Path, *options: str):
+    file = out.with_suffix(".yaml")
+    file.write_text(json.dumps(values))
+    result = CliRunner().invoke(app, ["run", str(file), "--out", str(out), *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads((out / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(("base", "least"), [("bert", 1.0), ("roberta", 0.8)])
+def test_a_federation_learns_what_words_mean_and_tells_it(place, tmp_path, base, least):
+    values = recipe(place, base, federation={"rounds": 8, "clients_per_round": 4})
+    assert run(values, tmp_path / "run")["eval"]["accuracy"] >= least
+    for words, label in (("great and fun", "good"), ("dull and terrible", "bad")):
+        told = CliRunner().invoke(app, ["classify", str(tmp_path / "run"), f"it was a {words} film"])
+        assert told.output.split() == [label]
+
+
+def interrupted(directory, state):
+    """Someone stops the run when the second round's checkpoint is there."""
+    save_checkpoint(directory, state)
+    if state.round == 2:
+        raise KeyboardInterrupt
+
+
+WORDS = {"labels": ["bad", "good"], "words": ["terrible", "great"], "pattern": "{text} it was {mask} ."}
+
+
+@pytest.mark.parametrize("task", [{"head": "linear"}, {"head": "label_words", **WORDS}], ids=lambda task: task["head"])
+def test_cohorts_and_resumed_runs_end_with_the_same_bytes(place, tmp_path, monkeypatch, task):
+    values = recipe(place, task={"kind": "classification", **task}, evaluation={"every": 1})
+    found = []
+    for name, cohort in (("alone", 1), ("together", 3), ("resumed", "auto")):
+        settings = {**values, "runtime": {"threads": 1, "cohort": cohort}}
+        if name == "resumed":
+            with monkeypatch.context() as context:
+                context.setattr(fedloom.federation, "save_checkpoint", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    fedloom.run(settings, tmp_path / name)
+        run(settings, tmp_path / name, *(["--resume"] if name == "resumed" else []))
+        found.append(outcome(tmp_path / name)["adapters"])
+    assert found[0] == found[1] == found[2]
