@@ -14,6 +14,7 @@ from fedloom.model.base import loading, resolve_base
 from fedloom.model.checkpointing import decoder_layers
 from fedloom.model.decoder_layer import frozen_layers
 from fedloom.model.grouped_adapter import Layout
+from fedloom.model.start import check_start
 from fedloom.recipe.adapter_schema import VirtualTokensConfig
 from fedloom.recipe.model_schema import ModelConfig
 from fedloom.recipe.schema import RuntimeConfig
@@ -30,7 +31,8 @@ def check_model(config: ModelConfig, runtime: RuntimeConfig) -> Layout:
         What an adapter consists of.
 
     Raises:
-        UserError: an unknown architecture, targets that the model does not have, or options without effect on it.
+        UserError: an unknown architecture, targets that the model does not have, a start that is no such adapter, or
+            options without effect on it.
     """
     base = resolve_base(config.base)
     with loading(config, "config.json"):
@@ -38,6 +40,7 @@ def check_model(config: ModelConfig, runtime: RuntimeConfig) -> Layout:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(settings)
     layout = adapter_class(config.adapter.kind).layout(model, config.adapter)
+    check_start(config.adapter, layout)
     if config.quantization is not None:
         _check_quantization(config)
     if runtime.prefix_cache_gb is not None and frozen_layers(model, layout.layers) == 0:
