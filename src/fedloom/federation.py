@@ -129,7 +129,8 @@ def first_state(session: Session, first: Arm, data_seconds: float = 0.0) -> RunS
     Returns:
         Where `run_arm` goes on from.
     """
-    adapter = in_order(first.algorithm.prepared(first_adapter(session.grouped, session.recipe.seed)))
+    recipe = session.recipe
+    adapter = in_order(first.algorithm.prepared(first_adapter(session.grouped, recipe.model.adapter, recipe.seed)))
     totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0, "rejected": 0}
     return RunState(adapter=adapter, algorithm=in_order(first.algorithm.init(adapter)), totals=totals)
 
@@ -145,7 +146,7 @@ def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> 
     log.append("start", **first_event(session), data_seconds=data_seconds)
     state, grouped = first_state(session, first, data_seconds), session.grouped
     evaluated = {"base": state.adapter}
-    if start_of(grouped.config) is not None:
+    if start_of(session.recipe.model.adapter) is not None:
         fresh = first.algorithm.prepared(grouped.initial(session.recipe.seed))
         evaluated = {"base": in_order(fresh), "start": state.adapter}
     for arm, adapter in evaluated.items():
@@ -165,7 +166,8 @@ def _next_arm(session: Session, arms: list[Arm], state: RunState) -> None:
     """Every arm starts where the federation started, same seed, same first adapter, or where it ended."""
     state.arm, state.round = state.arm + 1, 0
     if not arms[state.arm].continues:
-        state.adapter = in_order(first_adapter(session.grouped, session.recipe.seed))
+        recipe = session.recipe
+        state.adapter = in_order(first_adapter(session.grouped, recipe.model.adapter, recipe.seed))
     state.algorithm = in_order(arms[state.arm].algorithm.init(state.adapter))
 
 

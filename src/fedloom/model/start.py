@@ -106,11 +106,12 @@ def check_start(config: AdapterKind, layout: Layout) -> None:
             )
 
 
-def first_adapter(grouped: GroupedAdapter[Any], seed: int) -> Adapter:
+def first_adapter(grouped: GroupedAdapter[Any], config: AdapterKind, seed: int) -> Adapter:
     """What every arm of a run starts from.
 
     Args:
-        grouped: the adapters on the base.
+        grouped: the adapters on the base, which runs that start from different ones may share.
+        config: the recipe's adapter section.
         seed: the recipe's.
 
     Returns:
@@ -119,11 +120,11 @@ def first_adapter(grouped: GroupedAdapter[Any], seed: int) -> Adapter:
     Raises:
         UserError: where the folder holds none that fits.
     """
-    folder, fresh = start_of(grouped.config), grouped.initial
+    folder = start_of(config)
     if folder is None:
-        return fresh(seed)
-    if isinstance(grouped.config, LowRank) and (folder / sparse.CONFIG).is_file():
-        return low_rank_start(*sparse.read_sparse(folder), fresh(seed), grouped.config.scale)
+        return grouped.initial(seed)
+    if isinstance(config, LowRank) and (folder / sparse.CONFIG).is_file():
+        return low_rank_start(*sparse.read_sparse(folder), grouped.initial(seed), config.scale)
     return grouped.read(folder)
 
 
@@ -186,10 +187,11 @@ def _stored(folder: Path) -> Stored:
     if not isinstance(settings, dict):
         raise UserError(f"{KEY}: {folder / config} holds no settings of an adapter")
     if config == peft_format.CONFIG:
-        if settings.get("rank_pattern"):
+        if settings.get("rank_pattern") or settings.get("alpha_pattern"):
             raise UserError(
-                f"{KEY}: {str(folder)!r} has layers of several ranks (rank_pattern), must have one: what an algorithm "
-                "has added to the base model lies in such further rows, and has no place in another run's adapter"
+                f"{KEY}: {str(folder)!r} has layers of several ranks or scales (rank_pattern, alpha_pattern), must have "
+                "one: what an algorithm has added to the base model lies in such further rows, and has no place in "
+                "another run's adapter"
             )
         keys = {key: settings[name] for key, name in PEFT_KEYS.items() if settings.get(name) is not None}
         return Stored(_peft_kind(folder, settings), keys, shapes)
