@@ -27,6 +27,8 @@ from fedloom.recipe import load_recipe
 from fedloom.report.events import read_events
 from fedloom.session import check_settings, open_model
 from tests.adapters.kinds import settings
+from tests.adapters.test_combinations import OF_FACTORS
+from tests.algorithms.every import PARAMETERS
 from tests.federated_runs import outcome
 from tests.processes import TwoProcesses, carry_out, forked, killed_run
 
@@ -123,6 +125,19 @@ def test_folders_that_do_not_fit(finished: Finished, source: Path, kind: str, ch
     values["model"]["adapter"] |= changes
     with pytest.raises(UserError, match=told):
         check_settings(load_recipe(values))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", sorted(OF_FACTORS))
+def test_algorithms_of_factors_start_from_it(finished: Finished, source: Path, tmp_path: Path, algorithm: str) -> None:
+    """Also those that put other tensors beside the factors, or change the base."""
+    values = started(source, "lora", finished("lora") / "adapter")
+    values["federation"]["algorithm"] = {"name": algorithm, **PARAMETERS[algorithm]}
+    fedloom.run(values, tmp_path / "run")
+    before, after = evaluations(finished("lora")), evaluations(tmp_path / "run")
+    for found, expected in ((after["start", 0], before["federated", 3]), (after["base", 0], before["base", 0])):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert after["federated", 1]["loss"] != after["start", 0]["loss"]
 
 
 @pytest.mark.slow

@@ -189,9 +189,9 @@ def _stored(folder: Path) -> Stored:
     if config == peft_format.CONFIG:
         if settings.get("rank_pattern") or settings.get("alpha_pattern"):
             raise UserError(
-                f"{KEY}: {str(folder)!r} has layers of several ranks or scales (rank_pattern, alpha_pattern), must have "
-                "one: what an algorithm has added to the base model lies in such further rows, and has no place in "
-                "another run's adapter"
+                f"{KEY}: {str(folder)!r} has layers of several ranks or scales (rank_pattern, alpha_pattern), must "
+                "have one: what an algorithm has added to the base model lies in such further rows, and has no place "
+                "in another run's adapter"
             )
         keys = {key: settings[name] for key, name in PEFT_KEYS.items() if settings.get(name) is not None}
         return Stored(_peft_kind(folder, settings), keys, shapes)
