@@ -105,7 +105,7 @@ def test_files_that_are_no_sparse_change_are_refused(folder: Path, part: str) ->
     base = AutoModelForCausalLM.from_pretrained(POCKET)
     tensors = safetensors.torch.load_file(folder / WEIGHTS)
     safetensors.torch.save_file(spoilt(tensors, part), folder / WEIGHTS)
-    with pytest.raises(UserError, match="positions of"):
+    with pytest.raises(UserError, match=r"positions of|tensor names differ"):
         load_sparse(base, folder)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fedloom.errors import UserError, nearest
 from fedloom.model import peft_format
 from fedloom.model.adapters import bottleneck, sparse
 from fedloom.model.adapters.low_rank_start import low_rank_start
-from fedloom.model.grouped_adapter import Adapter, GroupedAdapter, Layout, Shapes
+from fedloom.model.grouped_adapter import PREFIX, Adapter, GroupedAdapter, Layout, Shapes
 from fedloom.recipe.adapter_schema import AdapterKind, LowRank, Startable
 
 KEY = "model.adapter.start"
@@ -74,12 +74,13 @@ def start_of(config: AdapterKind) -> Path | None:
     return Path(config.start).expanduser()
 
 
-def check_start(config: AdapterKind, layout: Layout) -> None:
+def check_start(config: AdapterKind, layout: Layout, head: Collection[str]) -> None:
     """Check that the folder that training starts from holds such an adapter, without reading a weight.
 
     Args:
         config: the recipe's adapter section.
         layout: what its adapters consist of.
+        head: those of its tensors that are a classification head, whose shapes follow from the data.
 
     Raises:
         UserError: where it is missing or unreadable, or of another kind, rank, size, or on other layers.
@@ -98,8 +99,9 @@ def check_start(config: AdapterKind, layout: Layout) -> None:
             raise UserError(
                 f"model.adapter.{key}: {getattr(config, key)!r}, but {KEY}: {str(folder)!r} holds one with {value!r}"
             )
-    _check_layers(folder, stored.shapes, layout.layers)
-    for name, shape in stored.shapes.items():
+    own = _without_head(folder, stored, head)
+    _check_layers(folder, own, layout.layers)
+    for name, shape in own.items():
         if not decomposed and layout.shapes.get(name, shape) != shape:
             raise UserError(
                 f"{KEY}: {str(folder)!r}: {name} has shape {list(shape)}, expected {list(layout.shapes[name])}"
@@ -124,7 +126,10 @@ def first_adapter(grouped: GroupedAdapter[Any], config: AdapterKind, seed: int) 
     if folder is None:
         return grouped.initial(seed)
     if isinstance(config, LowRank) and (folder / sparse.CONFIG).is_file():
-        return low_rank_start(*sparse.read_sparse(folder), grouped.initial(seed), config.scale)
+        changes, positions = sparse.read_sparse(folder)
+        head = {PREFIX + name: value for name, value in changes.items() if not name.endswith(sparse.VALUES)}
+        sparse.check_shapes(head, grouped.head_shapes, folder)
+        return low_rank_start(changes, positions, grouped.own_initial(seed), config.scale) | head
     return grouped.read(folder)
 
 
@@ -212,6 +217,16 @@ def _peft_kind(folder: Path, settings: Mapping[str, Any]) -> str:
     return next((name for mark, name in marks.items() if settings.get(mark)), "lora")
 
 
+def _without_head(folder: Path, stored: Stored, head: Collection[str]) -> Shapes:
+    """The tensors of a folder without those of a classification head, which has to be there."""
+    # PEFT's names have a prefix, those of Fedloom's own formats have none.
+    names = {name.removeprefix(PREFIX) for name in head}
+    found = {name.removeprefix(PREFIX): name for name in stored.shapes}
+    if missing := sorted(names - found.keys()):
+        raise UserError(f"{KEY}: {str(folder)!r} has no classification head ({missing[0]}), which the recipe trains")
+    return {name: stored.shapes[name] for bare, name in found.items() if bare not in names}
+
+
 def _check_layers(folder: Path, shapes: Shapes, layers: list[str]) -> None:
     """Compare the layers that a folder's tensors are for with those of the recipe."""
     found = {_layer(name) for name in shapes} if layers else set[str]()
@@ -228,7 +243,7 @@ def _check_layers(folder: Path, shapes: Shapes, layers: list[str]) -> None:
 
 def _layer(name: str) -> str:
     """The layer that a stored tensor is for: what stands before the part that says which tensor it is."""
-    name = name.removeprefix(peft_format.PREFIX)
+    name = name.removeprefix(PREFIX)
     for part in (".lora_", ".ia3_l", ".sparse.", ".bottleneck."):
         name = name.partition(part)[0]
     return name

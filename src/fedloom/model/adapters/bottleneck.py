@@ -36,10 +36,14 @@ PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
 ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "silu": nn.functional.silu, "tanh": torch.tanh}
 # What architectures call the two blocks of a decoder layer.
 MLPS, ATTENTIONS = {"mlp", "feed_forward", "ffn"}, {"self_attn", "attn", "attention"}
+# In BERT's layers, whose blocks add what came before them on their own: the last product of each, before that.
+BERT_MLP, BERT_ATTENTION = "output.dense", "attention.output.dense"
 
 
 class GroupedBottleneck(GroupedAdapter[BottleneckConfig]):
     """Bottleneck adapters on one model: hooks on the blocks of its decoder layers."""
+
+    head_prefix = ""
 
     def __init__(self, model: PreTrainedModel, config: BottleneckConfig) -> None:
         super().__init__(model, config)
@@ -57,9 +61,9 @@ class GroupedBottleneck(GroupedAdapter[BottleneckConfig]):
             shapes |= dict(zip(_names(block), sizes, strict=True))
         return Layout(shapes, blocks)
 
-    def initial(self, seed: int) -> Adapter:
+    def own_initial(self, seed: int) -> Adapter:
         """See `GroupedAdapter`: down uniform as torch's linear layers are, up and both biases zero."""
-        adapter = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
+        adapter = {name: torch.zeros(shape) for name, shape in self.own_shapes.items()}
         for block in self.layers:
             name = _names(block)[0]
             bound = 1 / math.sqrt(self.shapes[name][1])
@@ -137,7 +141,8 @@ def load_bottleneck(model: PreTrainedModel, folder: str | Path) -> PreTrainedMod
     layout = GroupedBottleneck.layout(model, config)
     if blocks != layout.layers:
         raise UserError(f"{path}: made for other blocks than the model has, e.g. {blocks[:1]}")
-    tensors = read_tensors(path, WEIGHTS, lambda _: layout.shapes)
+    shapes = layout.shapes | GroupedBottleneck.shapes_of_head(model)
+    tensors = read_tensors(path, WEIGHTS, lambda _: shapes)
     hidden = int(model.config.get_text_config().hidden_size)
     for block in blocks:
         module, adapter = model.get_submodule(block), Bottleneck(hidden, config.size, config.activation)
@@ -149,10 +154,16 @@ def load_bottleneck(model: PreTrainedModel, folder: str | Path) -> PreTrainedMod
 
 
 def _blocks(model: PreTrainedModel, after_attention: bool) -> list[str]:
-    wanted = MLPS | (ATTENTIONS if after_attention else set())
     inside = {id(layer) for layer in decoder_layers(model)}
     layers = [(name, module) for name, module in model.named_modules() if id(module) in inside]
-    blocks = [f"{name}.{child}" for name, module in layers for child, _ in module.named_children() if child in wanted]
+    blocks = []
+    for name, module in layers:
+        parts = dict(module.named_modules())
+        like_bert = BERT_MLP in parts
+        wanted = {BERT_MLP} if like_bert else MLPS
+        if after_attention:
+            wanted = wanted | ({BERT_ATTENTION} if like_bert else ATTENTIONS)
+        blocks += [f"{name}.{part}" for part in parts if part in wanted]
     if len(blocks) < len(layers) * (1 + after_attention) or not layers:
         raise UserError(
             "model.adapter: the blocks of the model's decoder layers, which bottleneck needs, were not found"

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from fedloom.aggregation.lora.factors import ENDINGS, Pair, lora_layers, named, product_svd
 from fedloom.model.adapters.sparse import VALUES, dense
-from fedloom.model.grouped_adapter import Adapter
+from fedloom.model.grouped_adapter import PREFIX, Adapter
 from fedloom.model.lanes import Lanes
-from fedloom.model.peft_format import PREFIX
 
 
 def low_rank_start(

@@ -25,7 +25,7 @@ from fedloom.model.adapter_products import adapter_dtype
 from fedloom.model.adapters.per_group import sparse_product
 from fedloom.model.adapters.targets import sizes, target_layers
 from fedloom.model.base import resolve_base
-from fedloom.model.grouped_adapter import Adapter, GroupedAdapter, Layout
+from fedloom.model.grouped_adapter import Adapter, GroupedAdapter, Layout, Shapes
 from fedloom.randomness import numpy_generator
 from fedloom.recipe.adapter_schema import SparseConfig
 from fedloom.recipe.model_schema import ModelConfig
@@ -38,6 +38,8 @@ VALUES, POSITIONS = ".sparse.values", ".sparse.positions"
 
 class GroupedSparse(GroupedAdapter[SparseConfig]):
     """Sparse changes of one model's weights: hooks on its target layers."""
+
+    head_prefix = ""
 
     def __init__(self, model: PreTrainedModel, config: SparseConfig) -> None:
         super().__init__(model, config)
@@ -55,9 +57,9 @@ class GroupedSparse(GroupedAdapter[SparseConfig]):
         entries = [trained_entries(sizes(model.get_submodule(layer)), config.share) for layer in layers]
         return Layout({layer + VALUES: (count,) for layer, count in zip(layers, entries, strict=True)}, layers)
 
-    def initial(self, seed: int) -> Adapter:
+    def own_initial(self, seed: int) -> Adapter:
         """See `GroupedAdapter`: zeros."""
-        return {name: torch.zeros(shape) for name, shape in self.shapes.items()}
+        return {name: torch.zeros(shape) for name, shape in self.own_shapes.items()}
 
     def write(self, folder: Path, adapter: Mapping[str, Tensor], model: PreTrainedModel, config: ModelConfig) -> None:
         """See `GroupedAdapter`: a format of Fedloom's own, which tells the positions, too."""
@@ -71,15 +73,12 @@ class GroupedSparse(GroupedAdapter[SparseConfig]):
 
     def read(self, folder: Path) -> Adapter:
         """See `GroupedAdapter`."""
-        values, positions = read_sparse(folder)
-        try:
-            check_tensors(values, {name: torch.empty(shape) for name, shape in self.shapes.items()}, str(folder))
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        adapter, positions = read_sparse(folder)
+        check_shapes(adapter, self.shapes, folder)
         for layer, drawn in self.positions.items():
             if not torch.equal(positions[layer], drawn.cpu()):
                 raise UserError(f"{folder}: the values of {layer} are at other positions than the recipe draws")
-        return values
+        return adapter
 
     @staticmethod
     def opened(base: PreTrainedModel, folder: Path) -> Any:
@@ -130,7 +129,9 @@ def load_sparse(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     Raises:
         UserError: where the folder holds none, or they do not fit the model.
     """
-    values, positions = read_sparse(Path(folder))
+    adapter, positions = read_sparse(Path(folder))
+    head = {name: value for name, value in adapter.items() if not name.endswith(VALUES)}
+    check_shapes(head, GroupedSparse.shapes_of_head(model), Path(folder))
     modules = dict(model.named_modules())
     for layer, places in positions.items():
         module = modules.get(layer)
@@ -139,11 +140,10 @@ def load_sparse(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
         inputs, outputs = sizes(module)
         if int(places[-1]) >= inputs * outputs:
             raise UserError(f"{folder}: made for a larger {layer} than the model's")
-        change = SparseChange((outputs, inputs), places)
-        change.values.data = values[layer + VALUES]
         # A child of its layer: the values have the name that they are stored under, and the model's `to` moves them.
-        module.add_module("sparse", change.to(model.device))
+        module.add_module("sparse", SparseChange((outputs, inputs), places).to(model.device))
         module.register_forward_hook(_plus_sparse)
+    model.load_state_dict(adapter, strict=False)
     return model
 
 
@@ -154,7 +154,8 @@ def read_sparse(folder: Path) -> tuple[Adapter, dict[str, Tensor]]:
         folder: its `adapter` folder.
 
     Returns:
-        The adapter, fp32, and of each layer the positions, int64 [entries], ascending.
+        The adapter, fp32, a classification head among it where one was trained, and of each layer the positions,
+        int64 [entries], ascending.
 
     Raises:
         UserError: where the file is missing, or is none of this kind.
@@ -171,14 +172,32 @@ def read_sparse(folder: Path) -> tuple[Adapter, dict[str, Tensor]]:
         for name, value in tensors.items()
         if name.endswith(POSITIONS) and value.dtype == torch.int64
     }
-    values = {name: value for name, value in tensors.items() if name.endswith(VALUES)}
-    if values.keys() != {layer + VALUES for layer in positions} or len(tensors) != 2 * len(positions):
+    adapter = {name: value for name, value in tensors.items() if name.removesuffix(POSITIONS) not in positions}
+    valued = {name for name in adapter if name.endswith(VALUES)}
+    if valued != {layer + VALUES for layer in positions} or not all(map(torch.is_floating_point, adapter.values())):
         raise UserError(f"{folder}: {WEIGHTS} does not hold values and int64 positions of each of some layers")
     for layer, places in positions.items():
         ascending = len(places) > 0 and int(places[0]) >= 0 and bool((places.diff() > 0).all())
-        if not ascending or values[layer + VALUES].shape != places.shape:
+        if not ascending or adapter[layer + VALUES].shape != places.shape:
             raise UserError(f"{folder}: the positions of {layer} are not ascending, one for each value")
-    return {name: value.float() for name, value in values.items()}, positions
+    return {name: value.float() for name, value in adapter.items()}, positions
+
+
+def check_shapes(tensors: Mapping[str, Tensor], shapes: Shapes, folder: Path) -> None:
+    """Check names, shapes and numbers of what was read.
+
+    Args:
+        tensors: as read.
+        shapes: what they must be.
+        folder: where they were, for the message.
+
+    Raises:
+        UserError: where they are others.
+    """
+    try:
+        check_tensors(tensors, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, str(folder))
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def drawn_positions(layer: str, size: int, config: SparseConfig) -> Tensor:
