@@ -16,14 +16,14 @@ from fedloom.arms import Arm
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
 from fedloom.errors import Diverged, UserError
 from fedloom.model.adapter_folder import export_adapter
-from fedloom.model.start import first_adapter, start_of
+from fedloom.model.start import start_of
 from fedloom.recipe import Recipe
 from fedloom.report.cross import cross_rows
 from fedloom.report.events import EventLog
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDirectory, write_json
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.tally import Tally
-from fedloom.session import Session, check_same_base, check_same_data, check_same_start, first_event
+from fedloom.session import Session, adapter_at_start, check_same_base, check_same_data, check_same_start, first_event
 from fedloom.stopping import settled, spent
 from fedloom.wire.encoding import in_order
 
@@ -129,8 +129,7 @@ def first_state(session: Session, first: Arm, data_seconds: float = 0.0) -> RunS
     Returns:
         Where `run_arm` goes on from.
     """
-    recipe = session.recipe
-    adapter = in_order(first.algorithm.prepared(first_adapter(session.grouped, recipe.model.adapter, recipe.seed)))
+    adapter = in_order(first.algorithm.prepared(adapter_at_start(session)))
     totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0, "rejected": 0}
     return RunState(adapter=adapter, algorithm=in_order(first.algorithm.init(adapter)), totals=totals)
 
@@ -144,15 +143,13 @@ def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> 
     """The state before the first round: the untuned base evaluated, and an adapter that was trained before."""
     log.truncate(0)
     log.append("start", **first_event(session), data_seconds=data_seconds)
-    state, grouped = first_state(session, first, data_seconds), session.grouped
-    evaluated = {"base": state.adapter}
+    state, grouped, fresh = first_state(session, first, data_seconds), session.grouped, None
     if start_of(session.recipe.model.adapter) is not None:
-        fresh = first.algorithm.prepared(grouped.initial(session.recipe.seed))
-        evaluated = {"base": in_order(fresh), "start": state.adapter}
-    for arm, adapter in evaluated.items():
+        fresh = in_order(first.algorithm.prepared(grouped.initial(session.recipe.seed)))
+    first_ones = {"base": grouped.untuned(fresh or state.adapter), **({"start": state.adapter} if fresh else {})}
+    for arm, adapter in first_ones.items():
         began = time.perf_counter()
-        result = first.evaluate(grouped.untuned(adapter) if arm == "base" else adapter, 0)
-        _record_result(log, state, arm, result, time.perf_counter() - began)
+        _record_result(log, state, arm, first.evaluate(adapter, 0), time.perf_counter() - began)
     return state
 
 
@@ -166,8 +163,7 @@ def _next_arm(session: Session, arms: list[Arm], state: RunState) -> None:
     """Every arm starts where the federation started, same seed, same first adapter, or where it ended."""
     state.arm, state.round = state.arm + 1, 0
     if not arms[state.arm].continues:
-        recipe = session.recipe
-        state.adapter = in_order(first_adapter(session.grouped, recipe.model.adapter, recipe.seed))
+        state.adapter = in_order(adapter_at_start(session))
     state.algorithm = in_order(arms[state.arm].algorithm.init(state.adapter))
 
 

@@ -25,9 +25,9 @@ from fedloom.model.classes import Classes, classes_of
 from fedloom.model.decoder_layer import frozen_layers, use_own_layers
 from fedloom.model.fingerprint import base_fingerprint
 from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
-from fedloom.model.grouped_adapter import GroupedAdapter
+from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.lanes import Lanes
-from fedloom.model.start import start_fingerprint, start_of
+from fedloom.model.start import first_adapter, start_fingerprint, start_of
 from fedloom.model.tensor_names import check_patterns
 from fedloom.participation import check_participation
 from fedloom.recipe import Recipe
@@ -270,6 +270,11 @@ def describe_session(session: Session) -> dict[str, Any]:
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         FINGERPRINTS: {"base": base_fingerprint(session.recipe.model), "data": session.data.fingerprint},
     }
+
+
+def adapter_at_start(session: Session) -> Adapter:
+    """What every arm of a run starts from; see `first_adapter`."""
+    return first_adapter(session.grouped, session.recipe.model.adapter, session.recipe.seed)
 
 
 def first_event(session: Session) -> dict[str, Any]:
