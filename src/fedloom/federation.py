@@ -16,13 +16,14 @@ from fedloom.arms import Arm
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
 from fedloom.errors import Diverged, UserError
 from fedloom.model.adapter_folder import export_adapter
+from fedloom.model.start import start_of
 from fedloom.recipe import Recipe
 from fedloom.report.cross import cross_rows
 from fedloom.report.events import EventLog
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDirectory, write_json
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.tally import Tally
-from fedloom.session import Session, check_same_base, check_same_data, describe_session
+from fedloom.session import Session, adapter_at_start, check_same_base, check_same_data, check_same_start, first_event
 from fedloom.stopping import settled, spent
 from fedloom.wire.encoding import in_order
 
@@ -50,6 +51,7 @@ def train(directory: RunDirectory, observer: Observer, opener: Opener) -> dict[s
     state = load_checkpoint(directory.path / CHECKPOINTS)
     if state is not None:
         check_same_base(directory.recipe, directory.path)
+        check_same_start(directory.recipe, directory.path)
     session, arms = opener(directory.recipe, directory.path)
     data_seconds = time.perf_counter() - began
     log = EventLog(directory.path / EVENTS)
@@ -70,6 +72,7 @@ def train(directory: RunDirectory, observer: Observer, opener: Opener) -> dict[s
                 log.append("stop", **state.stop, rounds={arm.name: arm.rounds for arm in arms})
             if state.arm + 1 == len(arms):
                 break
+            check_same_start(directory.recipe, directory.path)
             _next_arm(session, arms, state)
             _commit(directory.path, log, state)
         log.append("end", seconds=state.totals["seconds"])
@@ -116,7 +119,7 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
 
 
 def first_state(session: Session, first: Arm, data_seconds: float = 0.0) -> RunState:
-    """The state before the first round: a fresh adapter, nothing evaluated.
+    """The state before the first round: the adapter that all arms start from, nothing evaluated.
 
     Args:
         session: what the run works with.
@@ -126,7 +129,7 @@ def first_state(session: Session, first: Arm, data_seconds: float = 0.0) -> RunS
     Returns:
         Where `run_arm` goes on from.
     """
-    adapter = in_order(first.algorithm.prepared(session.grouped.initial(session.recipe.seed)))
+    adapter = in_order(first.algorithm.prepared(adapter_at_start(session)))
     totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0, "rejected": 0}
     return RunState(adapter=adapter, algorithm=in_order(first.algorithm.init(adapter)), totals=totals)
 
@@ -137,13 +140,16 @@ def _broadcast(algorithm: Algorithm, state: RunState) -> dict[str, Tensor]:
 
 
 def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> RunState:
-    """The state before the first round: a fresh adapter, and the untuned base evaluated, which has none."""
+    """The state before the first round: the untuned base evaluated, and an adapter that was trained before."""
     log.truncate(0)
-    log.append("start", **describe_session(session), data_seconds=data_seconds)
-    state = first_state(session, first, data_seconds)
-    began = time.perf_counter()
-    result = first.evaluate(session.grouped.untuned(state.adapter), 0)
-    _record_result(log, state, "base", result, time.perf_counter() - began)
+    log.append("start", **first_event(session), data_seconds=data_seconds)
+    state, grouped, fresh = first_state(session, first, data_seconds), session.grouped, None
+    if start_of(session.recipe.model.adapter) is not None:
+        fresh = in_order(first.algorithm.prepared(grouped.initial(session.recipe.seed)))
+    first_ones = {"base": grouped.untuned(fresh or state.adapter), **({"start": state.adapter} if fresh else {})}
+    for arm, adapter in first_ones.items():
+        began = time.perf_counter()
+        _record_result(log, state, arm, first.evaluate(adapter, 0), time.perf_counter() - began)
     return state
 
 
@@ -154,10 +160,10 @@ def _within_budget(arms: list[Arm], state: RunState | None) -> list[Arm]:
 
 
 def _next_arm(session: Session, arms: list[Arm], state: RunState) -> None:
-    """Every arm starts where the federation started, same seed, same fresh adapter, or where it ended."""
+    """Every arm starts where the federation started, same seed, same first adapter, or where it ended."""
     state.arm, state.round = state.arm + 1, 0
     if not arms[state.arm].continues:
-        state.adapter = in_order(session.grouped.initial(session.recipe.seed))
+        state.adapter = in_order(adapter_at_start(session))
     state.algorithm = in_order(arms[state.arm].algorithm.init(state.adapter))
 
 
@@ -197,8 +203,9 @@ def _record(log: EventLog, state: RunState, plan: RoundPlan, tally: Tally, secon
 def _record_result(log: EventLog, state: RunState, arm: str, result: dict[str, Any], seconds: float) -> None:
     _require_finite(arm, state.round, result)
     state.results[arm] = result
-    if arm in {"base", "federated"}:
-        state.losses.append(result["loss"])
+    if arm in {"base", "start", "federated"}:
+        # What rounds have to be better than is where they started.
+        state.losses = [*([] if arm == "start" else state.losses), result["loss"]]
     state.totals["seconds"] += seconds
     log.append("evaluation", arm=arm, round=state.round, seconds=seconds, result=result)
 

@@ -41,7 +41,7 @@ def settled(rules: StopConfig | None, result: Mapping[str, Any], losses: Sequenc
     Args:
         rules: the recipe's, None where it has none.
         result: of the evaluation.
-        losses: of all evaluations, the untuned base's first and this one last.
+        losses: of all evaluations, that before the first round first and this one last.
 
     Returns:
         rule, limit and reached (target also its measure, patience the best loss); None while neither holds.

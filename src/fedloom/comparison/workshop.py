@@ -107,7 +107,9 @@ class Workshop:
         """The base model with the recipe's adapters around it; of another model section, the one before is let go."""
         changes_base = algorithm_class(recipe.federation.algorithm.name).changes_base
         classes = classes_of(recipe.task, data.labels, data.label_words)
-        key = (_text(recipe.model), _text(recipe.runtime), str(changes_base), str(classes))
+        # Where training starts from is no part of what is loaded.
+        model = recipe.model.model_dump_json(exclude={"adapter": {"start"}})
+        key = (model, _text(recipe.runtime), str(changes_base), str(classes))
         # What lies below the lowest adapter is kept by example, and examples belong to their data.
         if self._model_key not in {key, (*key, data.fingerprint)}:
             self._model = None

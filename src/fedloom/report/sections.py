@@ -17,6 +17,7 @@ from fedloom.statistics import Interval, student_interval
 
 NAMES = {
     "base": "Base model",
+    "start": "Start",
     "local": "Each client alone",
     "federated": "Federated",
     "personal": "Federated, personal adapters",
@@ -25,6 +26,7 @@ NAMES = {
 }
 MEANINGS = {
     "base": "before any fine-tuning",
+    "start": "the adapter that all of this run's training started from",
     "local": "trained on one client's data only, mean over clients",
     "federated": "trained together, data stays with its owner",
     "fine_tuned": "every client goes on from the federation's adapter, mean over clients",

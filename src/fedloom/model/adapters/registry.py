@@ -21,6 +21,7 @@ KINDS = {
     "ia3": "ia3:Ia3",
     "bitfit": "bitfit:BitFit",
     "bottleneck": "bottleneck:GroupedBottleneck",
+    "sparse": "sparse:GroupedSparse",
     "full": "full:FullModel",
     "prompt_tuning": "prompt_tuning:PromptTuning",
     "p_tuning": "p_tuning:PTuning",
