@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,25 @@ from transformers import PreTrainedModel
 from fedloom.model.decoder_layer import LabelRows
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.head_loss import label_cross_entropy, label_scores
-from fedloom.model.packing import FEWEST_ROWS, PackedBatch
+from fedloom.model.packing import FEWEST_ROWS, Example, PackedBatch, pack
+
+
+def pack_groups(
+    grouped: GroupedAdapter[Any], groups: Sequence[Sequence[Example]], share_prompts: bool = True
+) -> PackedBatch:
+    """Pack examples as the loaded adapters and their base need them.
+
+    Args:
+        grouped: the adapters.
+        groups: for each group its examples; a group may be empty.
+        share_prompts: see `pack`; never where tokens see what follows them.
+
+    Returns:
+        The batch.
+    """
+    reads_first = grouped.reader is not None and not grouped.reader.causal
+    share = share_prompts and not reads_first
+    return pack(groups, grouped.device, share, grouped.places, grouped.virtual_apart, reads_first)
 
 
 def label_losses(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:
@@ -25,6 +44,9 @@ def label_losses(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: Pa
     Returns:
         fp32 [labels], in nats.
     """
+    if grouped.reader is not None:
+        logits = class_logits(model, grouped, batch)
+        return nn.functional.cross_entropy(logits, batch.labels, reduction="none")
     if grouped.trains_head or not grouped.plain_head:
         logits = label_logits(model, grouped, batch)
         return nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
@@ -34,8 +56,10 @@ def label_losses(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: Pa
 
 
 @torch.no_grad()
-def score_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of every label, and whether it is the most likely token.
+def score_labels(
+    model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy of every label, whether it is the most likely one, and which that is.
 
     Args:
         model: the frozen base with its wrapped layers.
@@ -43,16 +67,36 @@ def score_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: Pa
         batch: packed examples.
 
     Returns:
-        fp32 [labels] in nats, and bool [labels].
+        fp32 [labels] in nats, bool [labels], and int64 [labels]: the most likely tokens, or classes.
     """
-    if not grouped.plain_head:
-        logits = label_logits(model, grouped, batch)
+    if grouped.reader is not None or not grouped.plain_head:
+        logits = (label_logits if grouped.reader is None else class_logits)(model, grouped, batch)
         losses = nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
-        return losses, logits.argmax(-1) == batch.labels
+        predicted = logits.argmax(-1)
+        return losses, predicted == batch.labels, predicted
     hidden, labels = _at_labels(model, grouped, batch)
     head = model.get_output_embeddings()
-    losses, correct = label_scores(hidden, head.weight, labels, head.bias)
-    return losses[: len(batch.labels)], correct[: len(batch.labels)]
+    losses, predicted = (x[: len(batch.labels)] for x in label_scores(hidden, head.weight, labels, head.bias))
+    return losses, predicted == batch.labels, predicted
+
+
+def class_logits(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:
+    """The logits of every class, for each example.
+
+    Args:
+        model: the frozen base with its wrapped layers.
+        grouped: the adapters, of a classifier; their groups are those of the batch.
+        batch: packed examples, each with a class.
+
+    Returns:
+        fp32 [examples, classes].
+    """
+    assert grouped.reader is not None
+    rows, _ = _rows_at_labels(model, grouped, batch)
+    starts = (0, *batch.label_counts.cumsum(0).tolist())
+    # What follows the base's layers works on a row for each example.
+    grouped.group_starts = starts
+    return grouped.reader.logits(rows.to(model.dtype), starts, grouped.heads)
 
 
 def label_logits(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:
@@ -76,6 +120,11 @@ def label_logits(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: Pa
 
 
 def _at_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    hidden, labels = _rows_at_labels(model, grouped, batch)
+    return hidden.to(model.get_output_embeddings().weight.dtype), labels
+
+
+def _rows_at_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> tuple[Tensor, Tensor]:
     """What the head is applied to, [labels + filler, size], and the labels with 0 for the filler."""
     grouped.group_starts = batch.group_starts
     # See FEWEST_ROWS: the output head, too, always multiplies a fair number of rows, and few different numbers.
@@ -91,13 +140,18 @@ def _at_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: Pack
         hidden = base(**arguments, packed_labels=LabelRows(positions, starts)).last_hidden_state[0]
     else:
         hidden = base(**arguments).last_hidden_state[0].index_select(0, positions)
-    return hidden.to(model.get_output_embeddings().weight.dtype), labels
+    return hidden, labels
 
 
 def _arguments(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> dict[str, Any]:
-    return {
+    arguments = {
         **grouped.inputs(model, batch),
         "position_ids": batch.position_ids,
         "packed_layout": batch.layout,
         "use_cache": False,
     }
+    if grouped.reader is not None and grouped.reader.first_position:
+        arguments["position_ids"] = batch.position_ids + grouped.reader.first_position
+    if batch.token_type_ids is not None:
+        arguments["token_type_ids"] = batch.token_type_ids
+    return arguments

@@ -15,12 +15,7 @@ from fedloom.recipe.data_schema import DataConfig
 from fedloom.recipe.federation_schema import FederationConfig
 from fedloom.recipe.model_schema import ModelConfig
 from fedloom.recipe.stop_schema import check_stop
-
-
-class TaskConfig(Config):
-    """What is learnt."""
-
-    kind: Literal["sft"] = Field("sft", description="Supervised fine-tuning on the response tokens.")
+from fedloom.recipe.task_schema import TaskConfig, check_task
 
 
 class LocalConfig(Config):
@@ -212,11 +207,14 @@ class Recipe(Config):
     @property
     def measures_accuracy(self) -> bool:
         """Whether results hold an accuracy."""
+        if self.task.kind == "classification":
+            return True
         exact = self.evaluation.exact_match
         return self.data.checkable if exact == "auto" else exact
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
+        check_task(self)
         check_combinations(self)
         check_stop(self)
         return self
