@@ -1,9 +1,9 @@
 """Traces of the Fisher information, example by example: Fedloom's against a plain loop over PEFT's model.
 
 The loop is what one would write by hand: one example, one pass forwards and one backwards by torch.autograd, squares
-summed, the model kept between examples. 512 texts of 12 to 36 tokens, as labelled sentences have, the last fifth of each
-the response; the embedded decoder with LoRA of rank 8 on q_proj and v_proj, one thread. Both in fp32 and in bf16 (the
-loop's adapter in fp32 with PEFT's casts). Traces of both sides in fp32 must agree.
+summed, the model kept between examples. 512 texts of 12 to 36 tokens, as labelled sentences have, the last fifth of
+each the response; the embedded decoder with LoRA of rank 8 on q_proj and v_proj, one thread. Both in fp32 and in bf16
+(the loop's adapter in fp32 with PEFT's casts). Traces of both sides in fp32 must agree.
 """
 
 from __future__ import annotations

@@ -69,10 +69,7 @@ def adapters_of(grouped, count):
     """Adapters whose every entry matters."""
     generator = torch.Generator().manual_seed(0)
     return [
-        {
-            name: value + 0.05 * torch.randn(value.shape, generator=generator)
-            for name, value in grouped.initial(0).items()
-        }
+        {name: value + 0.05 * torch.randn(value.shape, generator=generator) for name, value in grouped.initial(0).items()}
         for _ in range(count)
     ]
 
@@ -87,9 +84,7 @@ def plain_logits(folder, classes, some, head):
     model.load_state_dict({name.removeprefix("base_model.model."): value for name, value in head.items()}, strict=False)
     found = []
     for example in some:
-        types = (
-            {} if example.token_types is None else {"token_type_ids": torch.tensor(example.token_types)[None].long()}
-        )
+        types = {} if example.token_types is None else {"token_type_ids": torch.tensor(example.token_types)[None].long()}
         logits = model(input_ids=torch.from_numpy(example.tokens)[None], **types).logits[0]
         found.append(logits if example.place is None else logits[example.place, list(classes.words)])
     return torch.stack(found)
