@@ -31,6 +31,7 @@ from fedloom.runtime import RoundPlan
 from fedloom.runtime.exchange import personal_adapter
 from fedloom.session import POOLED, Session
 from fedloom.training.batches import round_tokens
+from fedloom.training.curriculum import planned_share
 from fedloom.training.schedule import learning_rate
 from fedloom.wire.encoding import encode
 
@@ -134,6 +135,7 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             recipe.local.batch_size,
             trained=chosen.trained(state),
             fetched=chosen.fetched(state),
+            data_share=planned_share(recipe.local.curriculum, number, federation.rounds),
             versions=versions,
             missing=participants.missing,
             simulated_seconds=participants.seconds,
@@ -231,7 +233,10 @@ def _baseline(
 ) -> Arm:
     def plan(number: int, _: State) -> RoundPlan:
         rate = learning_rate(session.recipe.local, base_rate, number, rounds)
-        return RoundPlan(name, number, tuple(clients), rate, batch_size, personal=True)
+        # What goes on from the federation's adapter has the curriculum behind it.
+        curriculum = None if share is None else session.recipe.local.curriculum
+        data_share = planned_share(curriculum, number, rounds)
+        return RoundPlan(name, number, tuple(clients), rate, batch_size, personal=True, data_share=data_share)
 
     def evaluate(adapter: Tensors, done: int) -> dict[str, Any]:
         def own(client: str) -> Tensors:

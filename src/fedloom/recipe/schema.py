@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fedloom.recipe.base import Config, PositiveInt
 from fedloom.recipe.combinations import check_combinations
+from fedloom.recipe.curriculum_schema import CurriculumConfig
 from fedloom.recipe.data_schema import DataConfig
 from fedloom.recipe.federation_schema import FederationConfig
 from fedloom.recipe.model_schema import ModelConfig
@@ -38,6 +39,9 @@ class LocalConfig(Config):
     )
     max_gradient_norm: float | None = Field(
         1.0, gt=0, description="A client's gradient is scaled down to this norm; null: never."
+    )
+    curriculum: CurriculumConfig | None = Field(
+        None, description="Which of its examples a client trains on in which round; default: all in every round."
     )
 
     @model_validator(mode="before")

@@ -25,6 +25,7 @@ class RoundPlan:
         personal: clients go on from their own stored adapter and moments instead of the broadcast one.
         trained: the LoRA factors that clients train.
         fetched: those that they are sent, where they know the others.
+        data_share: of each client's batches, from the easiest on, how many it trains on; see `training.curriculum`.
         versions: the rounds after which clients got the adapter they train from, where it is not the newest.
         missing: clients that were drawn and don't count in this simulated round, and why.
         simulated_seconds: how long the round takes on the recipe's simulated clock; None without one.
@@ -39,6 +40,7 @@ class RoundPlan:
     personal: bool = False
     trained: Factors = "both"
     fetched: Factors = "both"
+    data_share: float = 1.0
     versions: Mapping[str, int] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     simulated_seconds: float | None = None

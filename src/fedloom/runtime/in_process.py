@@ -18,6 +18,7 @@ from fedloom.runtime.attack import Attack
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.cohort_size import CohortSizer
+from fedloom.runtime.curriculum import Curriculum
 from fedloom.runtime.exchange import Exchange
 from fedloom.runtime.task import ClientTask
 from fedloom.training.batches import round_batches, round_tokens
@@ -56,6 +57,7 @@ class InProcessRuntime:
         self.store = store
         self.lanes = lanes
         self.attack = attack
+        self.curriculum = None if recipe.local.curriculum is None else Curriculum(model, grouped, recipe)
         self.sizer = CohortSizer(model, grouped, recipe.runtime, lanes.count)
 
     def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor], algorithm: Algorithm) -> Iterator[Update]:
@@ -81,7 +83,15 @@ class InProcessRuntime:
         self.grouped.change_base(broadcast)
         attack = None if plan.personal else self.attack
         exchange = Exchange(
-            self.grouped, plan, broadcast, algorithm, self.store, self.recipe.federation.private, self.rank_of, attack
+            self.grouped,
+            plan,
+            broadcast,
+            algorithm,
+            self.store,
+            self.recipe.federation.private,
+            self.rank_of,
+            attack,
+            self.curriculum,
         )
         # Of everybody only lengths are kept, as the local baseline plans the whole population; tasks are made anew.
         cohorts = self.sizer.cohorts([self._task(plan, client).tokens for client in clients])

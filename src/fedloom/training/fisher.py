@@ -1,0 +1,155 @@
+"""Fisher information of an adapter: how steeply each example's log-probability changes with each of its parameters.
+
+The empirical Fisher information of one example is the square of its own gradient, so gradients have to be had example
+by example: the square of a batch's mean gradient is something else. Every example is a group of its own here, and a
+pass over many groups keeps their gradients apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from fedloom.data.shards import ExampleSet
+from fedloom.model.example_sets import examples_at
+from fedloom.model.forward import label_losses, pack_groups
+from fedloom.model.grouped_adapter import GroupedAdapter
+from fedloom.model.packing import Example
+
+# A longer pass gains nothing on a CPU; see `cohort`.
+TOKENS = 4096
+# Entries of all gradients of a pass, where they are held: 64 MiB of them.
+ENTRIES = 1 << 24
+
+
+def fisher_traces(
+    model: PreTrainedModel,
+    grouped: GroupedAdapter[Any],
+    adapter: Mapping[str, Tensor],
+    examples: ExampleSet,
+    indices: Sequence[int] | np.ndarray,
+) -> np.ndarray:
+    """The trace of each example's empirical Fisher information, the difficulty of FibecFed (arXiv 2410.00131).
+
+    d_i = sum_p (d log p(y_i | s_i) / d P_p)^2 over the adapter's parameters, those of a trained head left out. Of a
+    response log p is the mean over its labels, so that length is not the difficulty (our choice).
+
+    Args:
+        model: the frozen base.
+        grouped: where the adapter is put; what it holds is replaced.
+        adapter: fp32 tensors.
+        examples: where the examples are.
+        indices: [n] which of them.
+
+    Returns:
+        fp64 [n], none negative; an example's does not depend on the others.
+    """
+    if grouped.has_squares:
+        return _squares(model, grouped, adapter, examples, indices)
+    traces = np.zeros(len(indices))
+    for first, gradients in _gradients(model, grouped, adapter, examples, indices):
+        views = grouped.split(gradients.double().square_())
+        sums = sum(view.flatten(1).sum(1) for name, view in views.items() if name not in grouped.head_names)
+        traces[first : first + len(gradients)] = sums.cpu().numpy()  # type: ignore[union-attr]
+    return traces
+
+
+def fisher_diagonal(
+    model: PreTrainedModel,
+    grouped: GroupedAdapter[Any],
+    adapter: Mapping[str, Tensor],
+    examples: ExampleSet,
+    indices: Sequence[int] | np.ndarray,
+) -> Tensor:
+    """The diagonal of the empirical Fisher information, mean over examples of their squared gradients.
+
+    Args:
+        model: the frozen base.
+        grouped: where the adapter is put; what it holds is replaced.
+        adapter: fp32 tensors.
+        examples: where the examples are.
+        indices: [n] which of them; at least one.
+
+    Returns:
+        fp32 [parameters], in the flat order of `grouped`, those of a trained head included.
+    """
+    total = torch.zeros(grouped.size, dtype=torch.float64, device=grouped.device)
+    for _, gradients in _gradients(model, grouped, adapter, examples, indices):
+        for row in gradients:
+            total += row.double().square_()
+    return (total / len(indices)).float()
+
+
+def _squares(
+    model: PreTrainedModel,
+    grouped: GroupedAdapter[Any],
+    adapter: Mapping[str, Tensor],
+    examples: ExampleSet,
+    indices: Sequence[int] | np.ndarray,
+) -> np.ndarray:
+    """The same without any gradient of a whole adapter; a trained head has no part in it."""
+    traces = np.zeros(len(indices))
+    for members in passes(examples.lengths[np.asarray(indices)], len(indices)):
+        squares = grouped.load_squares(adapter, len(members))
+        chosen = examples_at(examples, (int(indices[place]) for place in members))
+        loss = summed_means(model, grouped, [[example] for example in chosen])
+        traces[members.start : members.stop] = torch.autograd.grad(loss, squares)[0].cpu().numpy()
+    return traces
+
+
+def _gradients(
+    model: PreTrainedModel,
+    grouped: GroupedAdapter[Any],
+    adapter: Mapping[str, Tensor],
+    examples: ExampleSet,
+    indices: Sequence[int] | np.ndarray,
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield where a pass begins among the indices, and its examples' gradients of the mean loss, fp32 [groups, all]."""
+    most = max(1, ENTRIES // grouped.size) if grouped.cohorts else 1
+    for members in passes(examples.lengths[np.asarray(indices)], most):
+        chosen = examples_at(examples, (int(indices[place]) for place in members))
+        grouped.load([adapter] * len(chosen))
+        grouped.backward(summed_means(model, grouped, [[example] for example in chosen]))
+        yield members.start, grouped.gradients
+
+
+def summed_means(model: PreTrainedModel, grouped: GroupedAdapter[Any], groups: Sequence[Sequence[Example]]) -> Tensor:
+    """The sum over examples of the mean loss of an example's labels, under what is loaded.
+
+    Args:
+        model: the frozen base.
+        grouped: the adapters.
+        groups: for each group its examples.
+
+    Returns:
+        A scalar in nats, to be differentiated.
+    """
+    batch = pack_groups(grouped, groups, share_prompts=False)
+    losses = label_losses(model, grouped, batch)
+    counts = torch.bincount(batch.label_examples).to(losses.dtype)
+    return (losses / counts[batch.label_examples]).sum()
+
+
+def passes(lengths: np.ndarray, most: int) -> Iterator[range]:
+    """Cut examples into passes of about `TOKENS` tokens.
+
+    Args:
+        lengths: int64 [examples], their tokens.
+        most: examples a pass may have.
+
+    Yields:
+        Ranges of places, in order; none is empty.
+    """
+    first = tokens = 0
+    for place, length in enumerate(lengths.tolist()):
+        if place > first and (place - first == most or tokens + length > TOKENS):
+            yield range(first, place)
+            first, tokens = place, 0
+        tokens += length
+    if first < len(lengths):
+        yield range(first, len(lengths))
