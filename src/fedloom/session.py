@@ -344,13 +344,13 @@ def check_same_data(data: FederatedData, directory: Path) -> None:
 
 
 def fingerprints(directory: Path) -> dict[str, str]:
-    """The fingerprints of the base and the data that a run began with.
+    """The fingerprints of the base, the data and the adapter to start from that a run began with.
 
     Args:
         directory: the run directory.
 
     Returns:
-        Under "base" and "data".
+        Under "base" and "data", and "start" where the recipe names one.
 
     Raises:
         UserError: where the run noted none.
