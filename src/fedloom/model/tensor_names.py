@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from fedloom.aggregation.base import Factors
 from fedloom.errors import UserError
+from fedloom.model.adapters.targets import layer_number
 
 
 def factor_names(names: Collection[str], factors: Factors) -> set[str]:
@@ -58,6 +59,36 @@ def check_patterns(names: Collection[str], shared: Factors, patterns: Sequence[s
             )
     if patterns and len(private_names(names, shared, patterns)) == len(names):
         raise UserError("federation.private: names the whole adapter, so clients would share nothing")
+
+
+def layer_of(name: str) -> int | None:
+    """The number of the decoder or encoder layer that an adapter's tensor belongs to.
+
+    Args:
+        name: of the tensor, as PEFT calls it.
+
+    Returns:
+        Counted from 0 at the input; None where it belongs to none, as a trained head's tensors do.
+    """
+    return layer_number(name)
+
+
+def adapted_layers(names: Collection[str]) -> list[int]:
+    """The numbers of the layers that an adapter has tensors in, ascending."""
+    return sorted({number for name in names if (number := layer_of(name)) is not None})
+
+
+def names_in_layers(names: Collection[str], layers: Collection[int]) -> set[str]:
+    """The names of the tensors that belong to some layers.
+
+    Args:
+        names: of an adapter.
+        layers: their numbers.
+
+    Returns:
+        Some of the names.
+    """
+    return {name for name in names if layer_of(name) in layers}
 
 
 def _matches(name: str, pattern: str) -> bool:

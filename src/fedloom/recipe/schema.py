@@ -13,6 +13,7 @@ from fedloom.recipe.base import Config, PositiveInt
 from fedloom.recipe.combinations import check_combinations
 from fedloom.recipe.data_schema import DataConfig
 from fedloom.recipe.federation_schema import FederationConfig
+from fedloom.recipe.layers_schema import SparseConfig, check_layers
 from fedloom.recipe.model_schema import ModelConfig
 from fedloom.recipe.stop_schema import check_stop
 
@@ -43,6 +44,10 @@ class LocalConfig(Config):
     )
     max_gradient_norm: float | None = Field(
         1.0, gt=0, description="A client's gradient is scaled down to this norm; null: never."
+    )
+    sparse: SparseConfig | None = Field(
+        None,
+        description="Train only the neurons of its private layers that matter most to a client; see docs/layers.md.",
     )
 
     @model_validator(mode="before")
@@ -218,6 +223,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
         check_combinations(self)
+        check_layers(self)
         check_stop(self)
         return self
 
