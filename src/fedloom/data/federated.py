@@ -21,10 +21,10 @@ from fedloom.data.allocation import (
 )
 from fedloom.data.fingerprint import data_fingerprint
 from fedloom.data.mapped import release_pages
+from fedloom.data.names import Names
 from fedloom.data.shards import (
     ExampleArrays,
     ExampleSet,
-    Names,
     ShardContents,
     count_labels,
     encode_values,
@@ -189,6 +189,16 @@ class FederatedData:
         return bool(self._contents.meta["checkable"])
 
     @property
+    def labels(self) -> list[str]:
+        """The names of the classes, in their order; empty for other tasks than classification."""
+        return list(self._contents.meta["labels"])
+
+    @property
+    def label_words(self) -> list[int]:
+        """The token that stands for each class; empty where the classes have no words."""
+        return list(self._contents.meta["label_words"])
+
+    @property
     def fingerprint(self) -> str:
         """A hash of everything the examples depend on."""
         return str(self._contents.meta["fingerprint"])
@@ -333,6 +343,8 @@ def _tokenized(
         meta={
             "fingerprint": fingerprint,
             "checkable": recipe.data.checkable,
+            "labels": [],
+            "label_words": [],
             "truncated": tokenized.truncated,
             "spelt_out": tokenized.spelt_out,
             "dropped": dict(sorted(sum(dropped.values(), Counter()).items())),

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.data.mapped import map_array, map_values
+from fedloom.data.names import Names
 from fedloom.data.splits import SPLITS, Split
 
 # Part of every fingerprint: raise it whenever the same inputs would be stored differently.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _META, _DROPPED = "meta.json", "dropped.json"
+# Arrays of examples that are stored only where there are any.
+_OPTIONAL = ("category_codes", "labels", "places", "token_types")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class ExampleArrays:
         label_counts: [examples] int32, trained tokens of each, not counting one at position 0.
         category_codes: [examples] int32, index into categories; None without a category.
         categories: the category names; None without a category.
+        labels: [examples] int32, the class of each; None for other tasks than classification.
+        places: [examples] int32, where among an example's tokens its class is read; None where the model decides.
+        token_types: [total] uint8, 0 in the first text of a pair and 1 in the second; None for tokenizers without.
     """
 
     tokens: NDArray[Any]
@@ -41,6 +46,9 @@ class ExampleArrays:
     label_counts: NDArray[np.int32]
     category_codes: NDArray[np.int32] | None = None
     categories: list[str] | None = None
+    labels: NDArray[np.int32] | None = None
+    places: NDArray[np.int32] | None = None
+    token_types: NDArray[np.uint8] | None = None
 
 
 class ExampleSet:
@@ -61,6 +69,9 @@ class ExampleSet:
         tokens: Sequence[Sequence[int]],
         trained: Sequence[Sequence[bool]],
         categories: Sequence[str] | None = None,
+        labels: Sequence[int] | None = None,
+        places: Sequence[int] | None = None,
+        token_types: Sequence[Sequence[int]] | None = None,
     ) -> ExampleSet:
         """Hold examples in memory.
 
@@ -68,6 +79,9 @@ class ExampleSet:
             tokens: token ids of each example.
             trained: for each example, which tokens the model learns to predict.
             categories: the category of each example.
+            labels: the class of each example; an example of a class counts as one label.
+            places: where among the tokens of each example its class is read.
+            token_types: 0 or 1 for each token of each example.
 
         Returns:
             The set of all of them.
@@ -80,9 +94,12 @@ class ExampleSet:
             tokens=np.array([token for example in tokens for token in example], dtype=np.int64),
             trained=mask,
             offsets=offsets,
-            label_counts=count_labels(mask, offsets),
+            label_counts=count_labels(mask, offsets) if labels is None else np.ones(len(labels), dtype=np.int32),
             category_codes=codes,
             categories=names,
+            labels=None if labels is None else np.array(labels, dtype=np.int32),
+            places=None if places is None else np.array(places, dtype=np.int32),
+            token_types=None if token_types is None else np.concatenate(token_types).astype(np.uint8),
         )
         return cls(arrays, np.arange(len(lengths), dtype=np.int64))
 
@@ -97,7 +114,10 @@ class ExampleSet:
 
     @property
     def label_counts(self) -> NDArray[np.int64]:
-        """[len] int64, trained tokens of each example, without one at position 0, which nothing predicts."""
+        """[len] int64, trained tokens of each example, without one at position 0, which nothing predicts.
+
+        Of classification 1: an example's class.
+        """
         return np.asarray(self._arrays.label_counts[self._indices], dtype=np.int64)
 
     @property
@@ -115,6 +135,27 @@ class ExampleSet:
     def trained(self, place: int) -> NDArray[np.bool_]:
         """Read which tokens of one example the model learns to predict: [length] bool."""
         return np.asarray(self._arrays.trained[self._range(place)], dtype=np.bool_)
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """[len] int64, the class of each example; None for other tasks than classification."""
+        labels = self._arrays.labels
+        return None if labels is None else np.asarray(labels[self._indices], dtype=np.int64)
+
+    def label(self, place: int) -> int | None:
+        """One example's class; None for other tasks than classification."""
+        labels = self._arrays.labels
+        return None if labels is None else int(labels[self._indices[place]])
+
+    def place(self, place: int) -> int | None:
+        """Where among one example's tokens its class is read; None where the model decides."""
+        places = self._arrays.places
+        return None if places is None else int(places[self._indices[place]])
+
+    def token_types(self, place: int) -> NDArray[np.uint8] | None:
+        """Read to which text of a pair each token of one example belongs: [length] uint8, 0 or 1; None without."""
+        types = self._arrays.token_types
+        return None if types is None else np.asarray(types[self._range(place)], dtype=np.uint8)
 
     def key(self, place: int) -> int | None:
         """One example's row in the shards: no other example of the run has it. None for contents of its own."""
@@ -154,50 +195,6 @@ class ExampleSet:
     def _range(self, place: int) -> slice:
         index = int(self._indices[place])
         return slice(int(self._arrays.offsets[index]), int(self._arrays.offsets[index + 1]))
-
-
-class Names(Sequence[str]):
-    """A sorted list of names that stays on disk; a name becomes a string when it is asked for.
-
-    Args:
-        text: [bytes] uint8, the names in UTF-8, end to end.
-        offsets: [names + 1] int64, where each starts.
-    """
-
-    def __init__(self, text: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
-        self._text = text
-        self._offsets = offsets
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
-        if not -len(self) <= place < len(self):
-            raise IndexError(place)
-        start = place % len(self)
-        return self._text[self._offsets[start] : self._offsets[start + 1]].tobytes().decode()
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[place] for place in range(len(self)))
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self.find(name) is not None
-
-    def __repr__(self) -> str:
-        return f"Names({', '.join(map(repr, self[:3]))}{', ...' if len(self) > 3 else ''})"
-
-    def find(self, name: str) -> int | None:
-        """Find the place of a name, or None."""
-        place = bisect_left(self, name)
-        return place if place < len(self) and self[place] == name else None
 
 
 @dataclass(frozen=True)
@@ -259,8 +256,10 @@ def write_shards(directory: Path, contents: ShardContents, vocabulary: int) -> N
     arrays: dict[str, NDArray[Any]] = {"offsets": examples.offsets, "label_counts": examples.label_counts}
     arrays |= {"bounds": contents.bounds, "global_bounds": contents.global_bounds}
     arrays |= {"key_codes": contents.key_codes}
-    if examples.category_codes is not None:
-        arrays["category_codes"] = examples.category_codes
+    for name in _OPTIONAL:
+        array = getattr(examples, name)
+        if array is not None:
+            arrays[name] = array
     for name, array in arrays.items():
         np.save(building / f"{name}.npy", array)
     text = [name.encode() for name in [*contents.clients, *contents.unseen]]
@@ -271,6 +270,7 @@ def write_shards(directory: Path, contents: ShardContents, vocabulary: int) -> N
         "token_type": np.dtype(width).name,
         "unseen": len(contents.unseen),
         "categories": examples.categories,
+        "stored": [name for name in _OPTIONAL if name in arrays],
         "key_values": contents.key_values,
     }
     for name, values in ((_DROPPED, contents.dropped), (_META, meta)):
@@ -305,15 +305,14 @@ def open_shards(directory: Path) -> ShardContents:
     offsets = mapped("name_offsets")
     text = map_values(directory / "names.bin", np.uint8)
     training = len(offsets) - 1 - meta["unseen"]
-    categories = meta["categories"]
     return ShardContents(
         examples=ExampleArrays(
             tokens=map_values(directory / "tokens.bin", np.dtype(meta["token_type"])),
             trained=map_values(directory / "trained.bin", np.uint8),
             offsets=mapped("offsets"),
             label_counts=mapped("label_counts"),
-            category_codes=mapped("category_codes") if categories is not None else None,
-            categories=categories,
+            categories=meta["categories"],
+            **{name: mapped(name) for name in meta["stored"]},
         ),
         clients=Names(text, offsets[: training + 1]),
         unseen=Names(text, offsets[training:]),
@@ -353,14 +352,19 @@ def reorder(arrays: ExampleArrays, order: NDArray[np.int64]) -> ExampleArrays:
         pieces = [flat[arrays.offsets[one] : arrays.offsets[one + 1]] for one in order]
         return np.concatenate(pieces) if pieces else flat[:0]
 
-    codes = arrays.category_codes
+    def permuted(values: NDArray[Any] | None) -> NDArray[Any] | None:
+        return None if values is None else values[order]
+
     return ExampleArrays(
         tokens=gathered(arrays.tokens),
         trained=gathered(arrays.trained),
         offsets=np.concatenate([[0], np.cumsum(np.diff(arrays.offsets)[order])]).astype(np.int64),
         label_counts=arrays.label_counts[order],
-        category_codes=None if codes is None else codes[order],
+        category_codes=permuted(arrays.category_codes),
         categories=arrays.categories,
+        labels=permuted(arrays.labels),
+        places=permuted(arrays.places),
+        token_types=None if arrays.token_types is None else gathered(arrays.token_types),
     )
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.data.shards import ExampleSet
-from fedloom.model.forward import score_labels
+from fedloom.model.example_sets import examples_at
+from fedloom.model.forward import pack_groups, score_labels
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
-from fedloom.model.packing import Example, pack
+from fedloom.model.packing import Example
 
 TOKENS_PER_PASS = 4096
 
@@ -134,13 +135,11 @@ def _score_pass(
     """Loss sum, number of labels, and whether all are right, of each example of a pass."""
     groups: dict[int, list[Example]] = {}
     for place in places:
-        examples, index = place.examples, place.index
-        example = Example(examples.tokens(index), examples.trained(index), examples.key(index))
-        groups.setdefault(place.adapter, []).append(example)
+        groups.setdefault(place.adapter, []).extend(examples_at(place.examples, [place.index]))
     grouped.load([adapters[adapter] for adapter in groups], trainable=False)
     # An example's score is to be the same whichever examples share its pass.
-    batch = pack(list(groups.values()), grouped.device, share_prompts=False, virtual_tokens=grouped.places)
-    label_losses, label_correct = score_labels(model, grouped, batch)
+    batch = pack_groups(grouped, list(groups.values()), share_prompts=False)
+    label_losses, label_correct, _ = score_labels(model, grouped, batch)
     losses, wrong = label_losses.double().cpu().numpy(), ~label_correct.cpu().numpy()
     owners = batch.label_examples.cpu().numpy()
     loss_sums = np.bincount(owners, losses, len(places))

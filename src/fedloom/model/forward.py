@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,23 @@ from transformers import PreTrainedModel
 from fedloom.model.decoder_layer import LabelRows
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.head_loss import label_cross_entropy, label_scores
-from fedloom.model.packing import FEWEST_ROWS, PackedBatch
+from fedloom.model.packing import FEWEST_ROWS, Example, PackedBatch, pack
+
+
+def pack_groups(
+    grouped: GroupedAdapter[Any], groups: Sequence[Sequence[Example]], share_prompts: bool = True
+) -> PackedBatch:
+    """Pack examples as the loaded adapters and their base need them.
+
+    Args:
+        grouped: the adapters.
+        groups: for each group its examples; a group may be empty.
+        share_prompts: see `pack`; never where tokens see what follows them.
+
+    Returns:
+        The batch.
+    """
+    return pack(groups, grouped.device, share_prompts, grouped.places)
 
 
 def label_losses(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:
@@ -34,8 +51,10 @@ def label_losses(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: Pa
 
 
 @torch.no_grad()
-def score_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of every label, and whether it is the most likely token.
+def score_labels(
+    model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy of every label, whether it is the most likely one, and which that is.
 
     Args:
         model: the frozen base with its wrapped layers.
@@ -43,16 +62,17 @@ def score_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: Pa
         batch: packed examples.
 
     Returns:
-        fp32 [labels] in nats, and bool [labels].
+        fp32 [labels] in nats, bool [labels], and int64 [labels]: the most likely tokens, or classes.
     """
     if not grouped.plain_head:
         logits = label_logits(model, grouped, batch)
         losses = nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
-        return losses, logits.argmax(-1) == batch.labels
+        predicted = logits.argmax(-1)
+        return losses, predicted == batch.labels, predicted
     hidden, labels = _at_labels(model, grouped, batch)
     head = model.get_output_embeddings()
-    losses, correct = label_scores(hidden, head.weight, labels, head.bias)
-    return losses[: len(batch.labels)], correct[: len(batch.labels)]
+    losses, predicted = (x[: len(batch.labels)] for x in label_scores(hidden, head.weight, labels, head.bias))
+    return losses, predicted == batch.labels, predicted
 
 
 def label_logits(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:

@@ -22,7 +22,7 @@ class _LabelLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses = torch.empty(len(labels), device=hidden.device)
-        correct = torch.empty(len(labels), dtype=torch.bool, device=hidden.device)
+        predicted = torch.zeros(len(labels), dtype=torch.int64, device=hidden.device)
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if wanted else None
         for first in range(0, len(labels), ROWS):
@@ -31,7 +31,8 @@ class _LabelLosses(torch.autograd.Function):
             logits = nn.functional.linear(hidden[place], weight, bias)
             highest = logits.amax(-1, keepdim=True)
             at_label = logits.gather(-1, label)
-            correct[place] = (logits.argmax(-1, keepdim=True) == label)[:, 0] if gradient is None else False
+            if gradient is None:
+                predicted[place] = logits.argmax(-1)
             weights = torch.softmax(logits, -1, dtype=torch.float32)
             # -log softmax, without an exponential that could vanish: the largest weight is at least 1 / vocabulary.
             losses[place] = (highest.float() - at_label.float() - weights.amax(-1, keepdim=True).log())[:, 0]
@@ -39,8 +40,8 @@ class _LabelLosses(torch.autograd.Function):
                 weights.scatter_add_(-1, label, weights.new_full(label.shape, -1.0))
                 torch.mm(weights.to(hidden.dtype), weight, out=gradient[place])
         ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(correct)
-        return losses, correct
+        ctx.mark_non_differentiable(predicted)
+        return losses, predicted
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -66,7 +67,7 @@ def label_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Te
 
 @torch.no_grad()
 def label_scores(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """As `label_cross_entropy`, and whether each label is the most likely token.
+    """As `label_cross_entropy`, and the most likely token of each row.
 
     Args:
         hidden: [labels, size].
@@ -75,7 +76,7 @@ def label_scores(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | 
         bias: [vocabulary].
 
     Returns:
-        fp32 [labels] in nats, and bool [labels].
+        fp32 [labels] in nats, and int64 [labels].
     """
     scores: tuple[Tensor, Tensor] = _LabelLosses.apply(hidden.detach(), weight, bias, labels)  # type: ignore[no-untyped-call]
     return scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,11 +28,17 @@ class Example:
         tokens: int64 [length].
         trained: bool [length], True where the token is to be predicted (response tokens).
         key: tells it from all other examples of the run; None where nobody asks.
+        label: its class, where examples are to be classified; None where tokens are to be predicted.
+        place: the token at which its class is read; None: the one the model reads it at, the first or the last.
+        token_types: uint8 [length], 0 or 1 for tokens of the first or second sentence, for tokenizers that tell.
     """
 
     tokens: np.ndarray
     trained: np.ndarray
     key: int | None = None
+    label: int | None = None
+    place: int | None = None
+    token_types: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class PackedBatch:
         group_starts: G + 1 token positions; group g owns tokens [group_starts[g], group_starts[g + 1]). Tokens after
             the last are filler (see FEWEST_ROWS).
         label_positions: int64 [labels], the tokens whose logits predict a label.
-        labels: int64 [labels], the tokens to predict.
+        labels: int64 [labels], the tokens to predict; of classification the classes, one for each example.
         label_groups: int64 [labels], the group of each label.
         label_examples: int64 [labels], the example (in the groups' order) of each label.
         label_counts: int64 [G], labels of each group.
@@ -60,6 +66,7 @@ class PackedBatch:
             virtual tokens).
         virtual_rows: int64 [places], the tokens that are places of virtual tokens.
         virtual_sources: int64 [places], for each of them group * virtual tokens + number of the virtual token.
+        token_type_ids: int64 [1, tokens], 0 for virtual tokens and filler; None where no example has any.
     """
 
     input_ids: Tensor
@@ -76,6 +83,7 @@ class PackedBatch:
     example_rows: Tensor
     virtual_rows: Tensor
     virtual_sources: Tensor
+    token_type_ids: Tensor | None
 
     @property
     def groups(self) -> int:
@@ -92,7 +100,7 @@ class PackedBatch:
 class _Sequence:
     """A run of tokens: a shared prompt (as part of its first example), or what an example has of its own.
 
-    The first `virtual` of them are places of virtual tokens.
+    The first `virtual` of them are places of virtual tokens. `read` is the place of the one at which `label` is read.
     """
 
     tokens: np.ndarray
@@ -102,6 +110,9 @@ class _Sequence:
     group: int
     example: int
     virtual: int = 0
+    label: int | None = None
+    read: int = 0
+    token_types: np.ndarray | None = None
 
 
 def pack(
@@ -109,6 +120,8 @@ def pack(
     device: torch.device | str = "cpu",
     share_prompts: bool = True,
     virtual_tokens: int = 0,
+    virtual_apart: bool = False,
+    read_first: bool = False,
 ) -> PackedBatch:
     """Lay the examples of every group end to end.
 
@@ -117,8 +130,11 @@ def pack(
         device: where the tensors go.
         share_prompts: whether beginnings that a group's examples share are computed once. Not where an example's last
             bits must not depend on the others of its group.
-        virtual_tokens: places before the text of every example. They are shared in any case: they look the same
-            whichever examples there are.
+        virtual_tokens: places before the text of every example.
+        virtual_apart: whether every example has such places of its own. Else they are shared in any case, as in a
+            causal model they look the same whichever examples there are.
+        read_first: whether a class without a place is read at an example's first token (a virtual one, where it has
+            its own), as encoders do, or at its last.
 
     Returns:
         The batch.
@@ -126,7 +142,8 @@ def pack(
     sequences: list[_Sequence] = []
     examples: list[Example] = []
     for group, members in enumerate(groups):
-        sequences.extend(_sequences(members, group, len(sequences), len(examples), share_prompts, virtual_tokens))
+        parts = _Parts(group, len(sequences), len(examples), virtual_tokens, read_first)
+        sequences.extend(parts.apart(members) if virtual_apart else parts.shared(members, share_prompts))
         examples.extend(members)
     filler = filler_tokens(sum(len(sequence.tokens) for sequence in sequences))
     if filler:
@@ -135,12 +152,12 @@ def pack(
     lengths = np.array([len(sequence.tokens) for sequence in sequences], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
     tokens = np.concatenate([sequence.tokens for sequence in sequences])
-    targets = np.flatnonzero(np.concatenate([sequence.trained for sequence in sequences]))
     offsets = np.array([sequence.first_position for sequence in sequences]) - starts
     group_of, example_of = (
         np.repeat([getattr(sequence, name) for sequence in sequences], lengths) for name in ("group", "example")
     )
     positions = np.arange(len(tokens)) + np.repeat(offsets, lengths)
+    reads, labels = _labels(sequences, starts, tokens)
     first_rows = np.cumsum([0, *(len(example.tokens) for example in examples)])
     example_rows = first_rows[example_of] + np.maximum(positions - virtual_tokens, 0)
     if filler:
@@ -158,52 +175,113 @@ def pack(
         position_ids=tensor(positions)[None],
         layout=AttentionLayout(lengths, [sequence.prompt for sequence in sequences], device),
         group_starts=(0, *(int(stop) for stop in np.cumsum(tokens_per_group))),
-        label_positions=tensor(targets - 1),
-        labels=tensor(tokens[targets]),
-        label_groups=tensor(group_of[targets]),
-        label_examples=tensor(example_of[targets]),
-        label_counts=tensor(np.bincount(group_of[targets], minlength=len(groups))),
+        label_positions=tensor(reads),
+        labels=tensor(labels),
+        label_groups=tensor(group_of[reads]),
+        label_examples=tensor(example_of[reads]),
+        label_counts=tensor(np.bincount(group_of[reads], minlength=len(groups))),
         example_tokens=np.array([sum(len(e.tokens) for e in members) for members in groups], dtype=np.int64),
         examples=tuple(examples),
         example_rows=tensor(example_rows),
         virtual_rows=tensor(virtual_rows),
         virtual_sources=tensor(virtual_sources),
+        token_type_ids=_token_types(sequences, tensor),
     )
 
 
-def _sequences(
-    examples: Sequence[Example], group: int, first: int, first_example: int, share: bool, virtual: int
-) -> list[_Sequence]:
-    """What the examples of a group share, then what each has of its own; places count from `first`."""
-    usable = [_usable(example) if share else 0 for example in examples]
-    found: list[_Sequence] = []
-    shared_by = {}
+def _labels(sequences: Sequence[_Sequence], starts: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens at which labels are read, and the labels: tokens that follow, or classes."""
+    classified = [place for place, sequence in enumerate(sequences) if sequence.label is not None]
+    if classified:
+        reads = starts[classified] + [sequences[place].read for place in classified]
+        return reads, np.array([sequences[place].label for place in classified])
+    targets = np.flatnonzero(np.concatenate([sequence.trained for sequence in sequences]))
+    return targets - 1, tokens[targets]
 
-    def add_shared(members: Sequence[int], length: int) -> None:
-        text = examples[members[0]].tokens[:length]
-        tokens = np.concatenate([np.zeros(virtual, dtype=np.int64), text])
-        shared_by.update(dict.fromkeys(members, (first + len(found), length)))
-        owner = first_example + members[0]
-        found.append(_Sequence(tokens, np.zeros(len(tokens), dtype=bool), 0, -1, group, owner, virtual))
 
-    for prompt in shared_prompts([example.tokens for example in examples], usable):
-        add_shared(prompt.members, prompt.length)
-    others = [place for place in range(len(examples)) if place not in shared_by]
-    if virtual and others:
-        add_shared(others, 0)
-    for place, example in enumerate(examples):
-        shared, start = shared_by.get(place, (-1, 0))
-        trained = np.array(example.trained[start:], dtype=bool)
+def _token_types(sequences: Sequence[_Sequence], tensor: Callable[[np.ndarray], Tensor]) -> Tensor | None:
+    if all(sequence.token_types is None for sequence in sequences):
+        return None
+    found = [np.zeros(len(s.tokens)) if s.token_types is None else s.token_types for s in sequences]
+    return tensor(np.concatenate(found))[None]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Cuts the examples of a group into sequences.
+
+    Args:
+        group: its number.
+        first: sequences before it.
+        first_example: examples before it.
+        virtual: places of virtual tokens before every text.
+        read_first: see `pack`.
+    """
+
+    group: int
+    first: int
+    first_example: int
+    virtual: int
+    read_first: bool
+
+    def apart(self, examples: Sequence[Example]) -> list[_Sequence]:
+        """A sequence for each example, with its own places of virtual tokens."""
+        return [self._own(place, example, 0, -1, self.virtual) for place, example in enumerate(examples)]
+
+    def shared(self, examples: Sequence[Example], share: bool) -> list[_Sequence]:
+        """What the examples share, then what each has of its own."""
+        usable = [_usable(example) if share else 0 for example in examples]
+        found: list[_Sequence] = []
+        shared_by = {}
+
+        def add_shared(members: Sequence[int], length: int) -> None:
+            owner = examples[members[0]]
+            tokens = _after_virtual(owner.tokens[:length], self.virtual)
+            types = None if owner.token_types is None else _after_virtual(owner.token_types[:length], self.virtual)
+            shared_by.update(dict.fromkeys(members, (self.first + len(found), length)))
+            trained, number = np.zeros(len(tokens), dtype=bool), self.first_example + members[0]
+            found.append(_Sequence(tokens, trained, 0, -1, self.group, number, virtual=self.virtual, token_types=types))
+
+        for prompt in shared_prompts([example.tokens for example in examples], usable):
+            add_shared(prompt.members, prompt.length)
+        others = [place for place in range(len(examples)) if place not in shared_by]
+        if self.virtual and others:
+            add_shared(others, 0)
+        for place, example in enumerate(examples):
+            prompt, start = shared_by.get(place, (-1, 0))
+            found.append(self._own(place, example, start, prompt, 0))
+        return found
+
+    def _own(self, place: int, example: Example, start: int, prompt: int, virtual: int) -> _Sequence:
+        """What an example has of its own: from `start` on, after places of virtual tokens of its own."""
+        trained = _after_virtual(np.array(example.trained[start:], dtype=bool), virtual)
         # The first token of an example has no predecessor that could predict it. (A virtual token could; but then
         # some kinds of adapters would be tested on more labels than others.)
-        trained[0] = False
-        own = _Sequence(example.tokens[start:], trained, virtual + start, shared, group, first_example + place)
-        found.append(own)
-    return found
+        trained[virtual] = False
+        read = 0 if self.read_first else len(trained) - 1
+        types = example.token_types
+        return _Sequence(
+            _after_virtual(example.tokens[start:], virtual),
+            trained,
+            first_position=0 if virtual else self.virtual + start,
+            prompt=prompt,
+            group=self.group,
+            example=self.first_example + place,
+            virtual=virtual,
+            label=example.label,
+            read=read if example.place is None else example.place - start + virtual,
+            token_types=None if types is None else _after_virtual(types[start:], virtual),
+        )
+
+
+def _after_virtual(values: np.ndarray, virtual: int) -> np.ndarray:
+    return np.concatenate([np.zeros(virtual, dtype=values.dtype), values])
 
 
 def _usable(example: Example) -> int:
     """How many first tokens of an example may be shared: what comes before the token that predicts its first label."""
+    if example.place is not None:
+        return example.place
     labels = np.flatnonzero(example.trained[1:])
     return int(labels[0]) if len(labels) else len(example.tokens) - 1
 

@@ -12,7 +12,7 @@ POCKET_TASKS = "pocket-tasks"
 
 
 class FieldsConfig(Config):
-    """Which fields of a record hold what: either prompt and response, or messages."""
+    """Which fields of a record hold what: prompt and response, or messages, or, for classification, text and label."""
 
     prompt: str | None = Field(None, description="Field with the instruction or question.")
     context: str | None = Field(None, description="Field with further input to the prompt; may be empty.")
@@ -22,13 +22,22 @@ class FieldsConfig(Config):
         None, description="Field with a conversation: a list of {role, content} or {from, value} objects."
     )
 
+    text: str | None = Field(None, description="Of classification: field with the text whose class is learnt.")
+    pair: str | None = Field(None, description="Of classification: field with a second text, where pairs are classed.")
+    label: str | None = Field(None, description="Of classification: field with the class, as text or number.")
+
     @model_validator(mode="after")
     def _one_form(self) -> FieldsConfig:
-        if self.messages is not None:
+        if self.text is not None or self.pair is not None or self.label is not None:
+            if any((self.prompt, self.context, self.response, self.system, self.messages)):
+                raise ValueError("text, pair and label exclude all other fields: a record has one form")
+            if self.text is None or self.label is None:
+                raise ValueError("classification needs text and label")
+        elif self.messages is not None:
             if self.prompt or self.context or self.response:
                 raise ValueError("messages excludes prompt, context and response: a record has one form")
         elif self.prompt is None or self.response is None:
-            raise ValueError("needs prompt and response, or messages")
+            raise ValueError("needs prompt and response, or messages, or (for classification) text and label")
         return self
 
 
@@ -85,6 +94,22 @@ class PartitionQuantity(Config):
     min_examples: PositiveInt = Field(3, description="Smallest client allowed.")
 
 
+class PartitionLabelPrior(Config):
+    """Label and size skew: a client draws a label prior of its own and its share of the records.
+
+    The setting of the experiments of arXiv 2410.00131: priors from Dirichlet(1), sizes from Dirichlet(5).
+    """
+
+    kind: Literal["label_prior"] = Field(description="Every client with a prior over labels of its own, drawn.")
+    clients: PositiveInt = Field(description="How many clients share the records.")
+    key: str = Field(description="The field with the labels.")
+    alpha: float = Field(1.0, gt=0, description="Of the priors. Small: each client has few labels. Large: all alike.")
+    size_alpha: float | None = Field(
+        5.0, gt=0, description="Of the clients' shares. Small: sizes differ much. null: equal sizes."
+    )
+    min_examples: PositiveInt = Field(3, description="Smallest client allowed; priors and shares are redrawn.")
+
+
 class PartitionFiles(Config):
     """One client per source file (or per file of a source folder), or per name of a source."""
 
@@ -92,7 +117,7 @@ class PartitionFiles(Config):
 
 
 Partition = Annotated[
-    PartitionByKey | PartitionIid | PartitionDirichlet | PartitionQuantity | PartitionFiles,
+    PartitionByKey | PartitionIid | PartitionDirichlet | PartitionLabelPrior | PartitionQuantity | PartitionFiles,
     Field(discriminator="kind"),
 ]
 
@@ -180,6 +205,14 @@ class DataConfig(Config):
         """
         return self.fields if source is None or source.fields is None else source.fields
 
+    def fields_in_use(self) -> dict[str, FieldsConfig]:
+        """The mappings of fields that some source is read by, under their recipe keys."""
+        sections = self.sections()
+        own = {f"{key}.fields": section.fields for key, section in sections.items() if section.fields is not None}
+        every = [self.source] if not isinstance(self.source, list) else self.source
+        general = self.global_test is not None and self.global_test.source is not None
+        return own if every and len(own) == len(every) and not general else {"data.fields": self.fields, **own}
+
     @model_validator(mode="after")
     def _sections_have_effect(self) -> DataConfig:
         sections = self.sections()
@@ -191,13 +224,12 @@ class DataConfig(Config):
                     f"{key}.name has no effect on partition {self.partition.kind}: it names a client of kind files"
                 )
             fields = self.fields_of(section)
-            if section.instruction is not None and (fields.messages or fields.context):
-                taken = "messages" if fields.messages else "context"
+            if section.instruction is not None and (fields.messages or fields.context or fields.text):
+                taken = "messages" if fields.messages else "context" if fields.context else "text"
                 raise ValueError(f"{key}.instruction: its context is the prompt field, so fields.{taken} has no place")
-        every = [self.source] if not isinstance(self.source, list) else self.source
-        own = len(sections) == len(every) and all(section.fields is not None for section in sections.values())
-        general = self.global_test is not None and self.global_test.source is not None
-        if every and own and not general and self.fields != FieldsConfig(prompt="prompt", response="response"):
+        if "data.fields" not in self.fields_in_use() and self.fields != FieldsConfig(
+            prompt="prompt", response="response"
+        ):
             raise ValueError("data.fields has no effect: every source has fields of its own")
         return self
 

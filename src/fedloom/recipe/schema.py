@@ -16,12 +16,7 @@ from fedloom.recipe.federation_schema import FederationConfig
 from fedloom.recipe.layers_schema import SparseConfig, check_layers
 from fedloom.recipe.model_schema import ModelConfig
 from fedloom.recipe.stop_schema import check_stop
-
-
-class TaskConfig(Config):
-    """What is learnt."""
-
-    kind: Literal["sft"] = Field("sft", description="Supervised fine-tuning on the response tokens.")
+from fedloom.recipe.task_schema import TaskConfig, check_task
 
 
 class LocalConfig(Config):
@@ -217,11 +212,14 @@ class Recipe(Config):
     @property
     def measures_accuracy(self) -> bool:
         """Whether results hold an accuracy."""
+        if self.task.kind == "classification":
+            return True
         exact = self.evaluation.exact_match
         return self.data.checkable if exact == "auto" else exact
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
+        check_task(self)
         check_combinations(self)
         check_layers(self)
         check_stop(self)

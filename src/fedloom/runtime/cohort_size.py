@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.model.checkpointing import decoder_layers
-from fedloom.model.forward import label_losses
+from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import GroupedAdapter
-from fedloom.model.packing import Example, pack
+from fedloom.model.packing import Example
 from fedloom.recipe.schema import RuntimeConfig
 from fedloom.training.cohort import CPU_TOKENS
 
@@ -127,7 +127,7 @@ def bytes_per_token(model: PreTrainedModel, grouped: GroupedAdapter[Any]) -> flo
     grouped.load([{name: torch.zeros(shape) for name, shape in grouped.shapes.items()}])
     # Now, as full fine-tuning loads the weights themselves.
     weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
-    batch = pack([[example]], grouped.device, virtual_tokens=grouped.places)
+    batch = pack_groups(grouped, [[example]])
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss = label_losses(model, grouped, batch).sum()
         size = sum(nbytes for pointer, nbytes in kept.items() if pointer not in weights)

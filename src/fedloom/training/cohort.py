@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.aggregation.client_rule import ClientFinish
-from fedloom.data.shards import ExampleSet
 from fedloom.errors import Diverged
-from fedloom.model.forward import label_losses
+from fedloom.model.example_sets import examples_at
+from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
-from fedloom.model.packing import Example, pack
+from fedloom.model.packing import Example
 from fedloom.training.client import ClientWork, LocalClient, LocalTraining
 from fedloom.training.optimizers import OptimizerState
 
@@ -77,7 +77,7 @@ def train_cohort(
     label_tokens = np.zeros(len(clients), dtype=np.int64)
     for step in range(len(ordered[0].batches)):
         active = sum(len(client.batches) > step for client in ordered)
-        groups = [_examples(client.examples, client.batches[step]) for client in ordered[:active]]
+        groups = [examples_at(client.examples, client.batches[step]) for client in ordered[:active]]
         losses, step_labels = _step_gradients(model, grouped, groups)
         for client in clients[:active]:
             client.step()
@@ -116,15 +116,11 @@ def _full_gradient(model: PreTrainedModel, grouped: GroupedAdapter[Any], row: in
     size = max(len(batch) for batch in client.batches)
     for first in range(0, len(client.examples), size):
         batch = np.arange(first, min(first + size, len(client.examples)))
-        groups: list[list[Example]] = [[] for _ in range(row)] + [_examples(client.examples, batch)]
+        groups: list[list[Example]] = [[] for _ in range(row)] + [examples_at(client.examples, batch)]
         _, counts = _step_gradients(model, grouped, groups)
         total.add_(grouped.gradients[row], alpha=float(counts[row]))
         labels += int(counts[row])
     return total.div_(labels)
-
-
-def _examples(examples: ExampleSet, batch: np.ndarray) -> list[Example]:
-    return [Example(examples.tokens(i), examples.trained(i), examples.key(i)) for i in map(int, batch)]
 
 
 def _step_gradients(
@@ -136,7 +132,7 @@ def _step_gradients(
     grouped.gradients.zero_()
     for members in _passes(groups, grouped.device):
         present = [group if place in members else [] for place, group in enumerate(groups)]
-        batch = pack(present, grouped.device, virtual_tokens=grouped.places)
+        batch = pack_groups(grouped, present)
         losses = label_losses(model, grouped, batch)
         counts = batch.label_counts.to(losses.dtype)
         # The sum over groups of each group's own mean: no group's gradient depends on another's labels.
