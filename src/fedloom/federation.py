@@ -141,6 +141,11 @@ def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> 
     log.truncate(0)
     log.append("start", **describe_session(session), data_seconds=data_seconds)
     state = first_state(session, first, data_seconds)
+    if session.layers is not None:
+        # What single clients have measured is in the run directory.
+        log.append("layers", **{key: value for key, value in session.layers.values().items() if key != "keep_shares"})
+        state.totals["bytes_up"] += session.layers.bytes_up
+        state.totals["bytes_down"] += session.layers.bytes_down
     began = time.perf_counter()
     result = first.evaluate(session.grouped.untuned(state.adapter), 0)
     _record_result(log, state, "base", result, time.perf_counter() - began)

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from fedloom.aggregation.base import Factors
 from fedloom.errors import UserError
 from fedloom.model.adapters.targets import layer_number
+from fedloom.recipe.layers_schema import LayersConfig
 
 
 def factor_names(names: Collection[str], factors: Factors) -> set[str]:
@@ -89,6 +90,23 @@ def names_in_layers(names: Collection[str], layers: Collection[int]) -> set[str]
         Some of the names.
     """
     return {name for name in names if layer_of(name) in layers}
+
+
+def check_layer_numbers(names: Collection[str], config: LayersConfig) -> None:
+    """Check that there are as many layers as the recipe chooses, before any weight is read.
+
+    Args:
+        names: of an adapter.
+        config: the recipe's section federation.layers.
+
+    Raises:
+        UserError: otherwise.
+    """
+    layers = len(adapted_layers(names))
+    if not layers:
+        raise UserError("federation.layers has no effect: no tensor of the adapter belongs to a layer")
+    if config.number is not None and config.number > layers:
+        raise UserError(f"federation.layers.number: {config.number}, but the adapter has tensors in {layers} layers")
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Share = Annotated[float, Field(gt=0, le=1)]
 # Defaults of keys that only some choices have; all of them are ours.
-NOISE, EXAMPLES, SCALE, WARMUP_STEPS = 0.05, 32, 1.0, 10
+DEFAULTS = {"noise": 0.05, "examples": 32, "scale": 1.0, "warmup_steps": 10}
 
 
 class LayersConfig(Config):
@@ -63,12 +63,7 @@ class LayersConfig(Config):
         given = {key: value for key, value in values.items() if value is not None}
         if "number" not in given:
             given.setdefault("share", 0.5)
-        for key, default in (
-            ("noise", NOISE),
-            ("examples", EXAMPLES),
-            ("scale", SCALE),
-            ("warmup_steps", WARMUP_STEPS),
-        ):
+        for key, default in DEFAULTS.items():
             if _has_effect(key, given.get("choose", "importance"), given.get("share")):
                 given.setdefault(key, default)
         return given
@@ -85,9 +80,7 @@ class LayersConfig(Config):
         }
         for key, owner in owners.items():
             if getattr(self, key) is not None and not _has_effect(key, self.choose, self.share):
-                raise ValueError(
-                    f"{key} has no effect on choose {self.choose!r} with this share: it belongs to {owner}"
-                )
+                raise ValueError(f"{key} has no effect on choose {self.choose!r} with this share: it is of {owner}")
         return self
 
     @property
@@ -167,9 +160,7 @@ def _check_chosen(recipe: Recipe) -> None:
     name = federation.algorithm.name
     algorithm = algorithm_class(name)
     if federation.private:
-        raise ValueError(
-            "federation.layers: federation.private names already what stays with clients; give one of them"
-        )
+        raise ValueError("federation.layers: federation.private says already what stays with clients; give one")
     if algorithm.personal_adapters:
         raise ValueError(f"federation.layers: with {name} each client has a whole adapter of its own already")
     if name == "fed_sb":
