@@ -1,0 +1,118 @@
+"""Fisher information of an adapter: how steeply each example's log-probability changes with each of its parameters.
+
+The empirical Fisher information of one example is the square of its own gradient, so gradients have to be had example
+by example: the square of a batch's mean gradient is something else. Every example is a group of its own here, and a
+pass over many groups keeps their gradients apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from fedloom.data.shards import ExampleSet
+from fedloom.model.forward import label_losses
+from fedloom.model.grouped_adapter import GroupedAdapter
+from fedloom.model.packing import Example, pack
+
+# A longer pass gains nothing on a CPU; see `cohort`.
+TOKENS = 4096
+# Entries of all gradients of a pass, where they are held: 64 MiB of them.
+ENTRIES = 1 << 24
+
+
+def fisher_traces(
+    model: PreTrainedModel,
+    grouped: GroupedAdapter[Any],
+    adapter: Mapping[str, Tensor],
+    examples: ExampleSet,
+    indices: Sequence[int] | np.ndarray,
+) -> np.ndarray:
+    """The trace of each example's empirical Fisher information, the difficulty of FibecFed (arXiv 2410.00131).
+
+    d_i = sum_p (d log p(y_i | s_i) / d P_p)^2 over the adapter's parameters, those of a trained head left out. Of a
+    response log p is the mean over its labels, so that length is not the difficulty (our choice).
+
+    Args:
+        model: the frozen base.
+        grouped: where the adapter is put; what it holds is replaced.
+        adapter: fp32 tensors.
+        examples: where the examples are.
+        indices: [n] which of them.
+
+    Returns:
+        fp64 [n], none negative; an example's does not depend on the others.
+    """
+    names = _head_names(grouped)
+    traces = np.zeros(len(indices))
+    for first, gradients in _gradients(model, grouped, adapter, examples, indices):
+        views = grouped.split(gradients.double().square_())
+        sums = sum(view.flatten(1).sum(1) for name, view in views.items() if name not in names)
+        traces[first : first + len(gradients)] = sums.cpu().numpy()  # type: ignore[union-attr]
+    return traces
+
+
+def fisher_diagonal(
+    model: PreTrainedModel,
+    grouped: GroupedAdapter[Any],
+    adapter: Mapping[str, Tensor],
+    examples: ExampleSet,
+    indices: Sequence[int] | np.ndarray,
+) -> Tensor:
+    """The diagonal of the empirical Fisher information, mean over examples of their squared gradients.
+
+    Args:
+        model: the frozen base.
+        grouped: where the adapter is put; what it holds is replaced.
+        adapter: fp32 tensors.
+        examples: where the examples are.
+        indices: [n] which of them; at least one.
+
+    Returns:
+        fp32 [parameters], in the flat order of `grouped`, those of a trained head included.
+    """
+    total = torch.zeros(grouped.size, dtype=torch.float64, device=grouped.device)
+    for _, gradients in _gradients(model, grouped, adapter, examples, indices):
+        for row in gradients:
+            total += row.double().square_()
+    return (total / len(indices)).float()
+
+
+def _head_names(grouped: GroupedAdapter[Any]) -> frozenset[str]:
+    return getattr(grouped, "head_names", frozenset())
+
+
+def _gradients(
+    model: PreTrainedModel,
+    grouped: GroupedAdapter[Any],
+    adapter: Mapping[str, Tensor],
+    examples: ExampleSet,
+    indices: Sequence[int] | np.ndarray,
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield where a pass begins among the indices, and its examples' gradients of the mean loss, fp32 [groups, all]."""
+    most = max(1, ENTRIES // grouped.size) if grouped.cohorts else 1
+    for first, members in _passes(examples.lengths[np.asarray(indices)], most):
+        chosen = [int(indices[place]) for place in members]
+        grouped.load([adapter] * len(chosen))
+        groups = [[Example(examples.tokens(i), examples.trained(i), examples.key(i))] for i in chosen]
+        batch = pack(groups, grouped.device, share_prompts=False, virtual_tokens=grouped.places)
+        losses = label_losses(model, grouped, batch)
+        grouped.backward((losses / batch.label_counts.to(losses.dtype)[batch.label_groups]).sum())
+        yield first, grouped.gradients
+
+
+def _passes(lengths: np.ndarray, most: int) -> Iterator[tuple[int, range]]:
+    """Cut examples into passes of at most `most` and about TOKENS tokens; each with its first place."""
+    first = tokens = 0
+    for place, length in enumerate(lengths.tolist()):
+        if place > first and (place - first == most or tokens + length > TOKENS):
+            yield first, range(first, place)
+            first, tokens = place, 0
+        tokens += length
+    if first < len(lengths):
+        yield first, range(first, len(lengths))
