@@ -112,6 +112,7 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
     chosen = _algorithm(session)
     asynchronous = isinstance(chosen, FedBuff)
     private = private_names(session.grouped.shapes, chosen.shared, federation.private)
+    # A comparison's baselines need no federation's layers; see `comparison.workshop`.
     others = session.layers.others if session.layers is not None else ()
     trains_others = federation.layers is not None and federation.layers.others == "private"
     apart = names_in_layers(session.grouped.shapes, others)

@@ -71,9 +71,7 @@ def choose_layers(runtime: InProcessRuntime, config: LayersConfig, clients: Sequ
         if config.choose == "change":
             scores = [one.changes for one in warmed]
         keep_shares = {
-            client: one.keep_share
-            for client, one in zip(clients, warmed, strict=True)
-            if one.keep_share is not None
+            client: one.keep_share for client, one in zip(clients, warmed, strict=True) if one.keep_share is not None
         }
     importances = None
     if scores is not None:
@@ -116,7 +114,8 @@ def _movements(
     runtime: InProcessRuntime, config: LayersConfig, clients: Sequence[str], fresh: Adapter, layers: Sequence[int]
 ) -> list[list[float]]:
     """The importance of each layer to each client: the mean over its examples."""
-    assert config.examples is not None and config.noise is not None
+    assert config.examples is not None
+    assert config.noise is not None
     limit, noise = config.examples, config.noise
     model, grouped, seed = runtime.model, runtime.grouped, runtime.recipe.seed
     runtime.grouped.change_base({})
@@ -128,7 +127,7 @@ def _movements(
             examples = runtime.train_examples(client)
             for example in examples_at(examples, measured_on(len(examples), limit, seed, client)):
                 tokens = sum(len(other.tokens) for other in filling) + len(example.tokens)
-                if filling and (tokens > TOKENS_PER_PASS or not grouped.cohorts and owners[-1] != place):
+                if filling and (tokens > TOKENS_PER_PASS or (not grouped.cohorts and owners[-1] != place)):
                     yield filling
                     filling = []
                 filling.append(example)

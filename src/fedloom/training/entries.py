@@ -81,7 +81,8 @@ class MaskedEntries(TrainedEntries):
 
     def places_of(self, others: TrainedEntries) -> Tensor:
         """Where other trained entries, all of which are among these, are found: int64 [other entries]."""
-        assert self._places is not None and others._places is not None
+        assert self._places is not None
+        assert others._places is not None
         return torch.searchsorted(self._places, others._places)
 
     def views(self, entries: Tensor) -> dict[str, Tensor]:

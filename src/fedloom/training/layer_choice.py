@@ -77,7 +77,8 @@ def number_of_layers(config: LayersConfig, layers: int, keep_share: float | None
     if config.number is not None:
         return config.number
     if config.share == "lossless":
-        assert keep_share is not None and config.scale is not None
+        assert keep_share is not None
+        assert config.scale is not None
         share = config.scale * keep_share
     else:
         assert isinstance(config.share, float)

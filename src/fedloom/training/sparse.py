@@ -1,8 +1,8 @@
 """Which neurons of its private layers a client trains: those with most Fisher information (arXiv 2410.00131).
 
-Published are the momentum of the Fisher information, its sum over a neuron's parameters as the neuron's importance, and
-that the rest of a private layer is left as it is. What a neuron is, is our choice: a row of LoRA's B, a column of its A,
-and a row of any other tensor.
+Published are the momentum of the Fisher information, its sum over a neuron's parameters as the neuron's importance,
+and that the rest of a private layer is left as it is. What a neuron is, is our choice: a row of LoRA's B, a column of
+its A, and a row of any other tensor.
 """
 
 from __future__ import annotations
