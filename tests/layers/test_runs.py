@@ -10,6 +10,7 @@ import yaml
 import fedloom
 import fedloom.inspection
 from fedloom.model.tensor_names import layer_of
+from fedloom.recipe import load_recipe
 from fedloom.report.events import read_events
 from tests.layers.federations import Values, settings
 from tests.processes import carry_out
@@ -71,7 +72,8 @@ def test_a_comparisons_runs_share_what_clients_measured(
 ) -> None:
     """And each of them is what it is alone."""
     model = {"adapter": {"rank": 4, "layers": [3, 4, 5]}}
-    values = settings(source, {"number": 1}, model=model, local={"steps": 1})
+    values = settings(source, {"number": 1}, {"share": 0.5, "examples": 2}, model=model, local={"steps": 1})
+    values["baselines"] = ["centralized"]
     rates = {"local.learning_rate": [1e-3, 2e-3]}
     out = fedloom.compare(values, tmp_path / "comparison", rates, seeds=1).out
     cells = sorted(path.parent for path in out.glob("cells/*/*/layers.json"))
@@ -80,5 +82,10 @@ def test_a_comparisons_runs_share_what_clients_measured(
     # Measured once: the very same seconds.
     assert choices[0] == choices[1]
     alone = fedloom.run(values, tmp_path / "alone", ["local.learning_rate=0.001"])
+    # Baselines share no layers: a recipe with local.sparse leaves that of theirs valid.
+    baselines = [load_recipe(path) for path in out.glob("cells/*/*/recipe.yaml") if path.parent not in cells]
+    assert {(one.baselines[0].kind, one.local.sparse, one.federation.layers) for one in baselines} == {
+        ("centralized", None, None)
+    }
     adapters = {(cell / "adapter" / "adapter_model.safetensors").read_bytes() for cell in cells}
     assert (alone.adapter / "adapter_model.safetensors").read_bytes() in adapters
