@@ -25,6 +25,7 @@ from fedloom.training.cohort import train_cohort
 from fedloom.training.layer_choice import LayerChoice, choose, number_of_layers, relative_changes, weighted_mean
 from fedloom.training.layer_scores import output_movements
 from fedloom.training.optimizers import local_optimizer
+from fedloom.training.spectrum import adapter_spectrum, lossless_share_of_density
 from fedloom.wire.encoding import encode
 
 # Examples of several clients share a pass.
@@ -187,7 +188,14 @@ def _warmed(
 
 
 def _keep_share(runtime: InProcessRuntime, config: LayersConfig, work: ClientWork, adapter: Adapter) -> float:
-    raise NotImplementedError
+    """The share of directions that matter to a client, from the spectrum of its loss where it has arrived."""
+    assert config.examples is not None
+    seed = runtime.recipe.seed
+    indices = measured_on(len(work.examples), config.examples, seed, work.client)
+    values, weights = adapter_spectrum(
+        runtime.model, runtime.grouped, adapter, work.examples, indices, seed=seed, client=work.client
+    )
+    return lossless_share_of_density(values, weights)
 
 
 def _arrays(adapter: Adapter) -> dict[str, Any]:
