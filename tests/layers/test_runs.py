@@ -15,7 +15,7 @@ from fedloom.report.events import read_events
 from tests.layers.federations import Values, settings
 from tests.processes import carry_out
 
-NEUTRAL = "--set federation.layers.share=1 --set local.sparse.share=1"
+NEUTRAL = "--set federation.layers.share=1 --set local.sparse.share=1 --set local.curriculum.start=1"
 
 
 def written(folder: Path, values: Values) -> None:
