@@ -22,7 +22,7 @@ from fedloom.aggregation.past_versions import PastVersions
 from fedloom.aggregation.registry import run_parameters
 from fedloom.aggregation.wrapped import PartlyPrivate
 from fedloom.data.splits import SPLITS
-from fedloom.model.tensor_names import private_names
+from fedloom.model.tensor_names import names_in_layers, private_names
 from fedloom.participation import AsynchronousSchedule, Clock, Participants, Participation, read_trace
 from fedloom.recipe import Recipe
 from fedloom.recipe.adapter_schema import LowRank
@@ -113,11 +113,16 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
     chosen = _algorithm(session)
     asynchronous = isinstance(chosen, FedBuff)
     private = private_names(session.grouped.shapes, chosen.shared, federation.private)
-    if federation.private:
-        chosen = PartlyPrivate(chosen, private_names(session.grouped.shapes, "both", federation.private).__contains__)
+    # A comparison's baselines need no federation's layers; see `comparison.workshop`.
+    others = session.layers.others if session.layers is not None else ()
+    trains_others = federation.layers is not None and federation.layers.others == "private"
+    apart = names_in_layers(session.grouped.shapes, others)
+    if federation.private or apart:
+        named = private_names(session.grouped.shapes, "both", federation.private)
+        chosen = PartlyPrivate(chosen, (named | apart).__contains__)
     # Opened by the process that plans: only on its machine a trace has to be.
-    participation = cache(lambda: _participation(session, clients, private))
-    schedule = cache(lambda: _schedule(session, clients, private))
+    participation = cache(lambda: _participation(session, clients, private | apart))
+    schedule = cache(lambda: _schedule(session, clients, private | apart))
     if asynchronous:
         chosen = PastVersions(chosen, lambda number: schedule().oldest_needed(number))
 
@@ -135,6 +140,9 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             recipe.local.batch_size,
             trained=chosen.trained(state),
             fetched=chosen.fetched(state),
+            private_layers=others if trains_others else (),
+            frozen_layers=() if trains_others else others,
+            sparse=_sparse_shares(session, participants.clients) if private or others else {},
             data_share=planned_share(recipe.local.curriculum, number, federation.rounds),
             versions=versions,
             missing=participants.missing,
@@ -150,13 +158,24 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             # Nobody uses the shared part alone.
             return session.evaluator.personal(own)
         result = session.evaluator.shared(adapter)
-        if chosen.personal_adapters:
+        if chosen.personal_adapters or trains_others:
             personal = session.evaluator.personal(own)
             result["personal"] = {**personal["own"], "clients": personal.get("clients", {})}
             result |= {key: personal[key] for key in ("cross",) if key in personal}
         return result
 
     return Arm("federated", federation.rounds, plan, chosen, evaluate)
+
+
+def _sparse_shares(session: Session, clients: Sequence[str]) -> dict[str, float]:
+    """The share of neurons that each client trains of what it keeps; empty where all train all of it."""
+    sparse = session.recipe.local.sparse
+    if sparse is None or sparse.share == 1:
+        return {}
+    if isinstance(sparse.share, float):
+        return dict.fromkeys(clients, sparse.share)
+    assert session.layers is not None
+    return {client: session.layers.keep_shares[client] for client in clients}
 
 
 def _algorithm(session: Session) -> Algorithm:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,7 +13,6 @@ from torch import Tensor
 from fedloom.aggregation import Algorithm
 from fedloom.arms import Arm
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
-from fedloom.errors import Diverged, UserError
 from fedloom.model.adapter_folder import export_adapter
 from fedloom.model.start import start_of
 from fedloom.recipe import Recipe
@@ -24,7 +22,7 @@ from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDire
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.tally import Tally
 from fedloom.session import Session, adapter_at_start, check_same_base, check_same_data, check_same_start, first_event
-from fedloom.stopping import settled, spent
+from fedloom.stopping import require_finite, settled, spent
 from fedloom.wire.encoding import in_order
 
 Listener = Callable[[dict[str, Any]], None]
@@ -144,6 +142,10 @@ def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> 
     log.truncate(0)
     log.append("start", **first_event(session), data_seconds=data_seconds)
     state, grouped, fresh = first_state(session, first, data_seconds), session.grouped, None
+    if session.layers is not None:
+        log.append("layers", **session.layers.event())
+        for key in ("bytes_up", "bytes_down"):
+            state.totals[key] += getattr(session.layers, key)
     if start_of(session.recipe.model.adapter) is not None:
         fresh = in_order(first.algorithm.prepared(grouped.initial(session.recipe.seed)))
     first_ones = {"base": grouped.untuned(fresh or state.adapter), **({"start": state.adapter} if fresh else {})}
@@ -206,25 +208,13 @@ def _record(log: EventLog, state: RunState, plan: RoundPlan, tally: Tally, secon
 
 
 def _record_result(log: EventLog, state: RunState, arm: str, result: dict[str, Any], seconds: float) -> None:
-    _require_finite(arm, state.round, result)
+    require_finite(arm, state.round, result)
     state.results[arm] = result
     if arm in {"base", "start", "federated"}:
         # What rounds have to be better than is where they started.
         state.losses = [*([] if arm == "start" else state.losses), result["loss"]]
     state.totals["seconds"] += seconds
     log.append("evaluation", arm=arm, round=state.round, seconds=seconds, result=result)
-
-
-def _require_finite(arm: str, round_number: int, result: dict[str, Any]) -> None:
-    blocks = [result, *(result.get(name, {}) for name in ("own", "unseen"))]
-    if all(math.isfinite(block.get("loss", 0.0)) for block in blocks):
-        return
-    if arm == "base":
-        raise UserError("model.base: the untuned model's loss is not a finite number", hint="check its weights")
-    raise Diverged(
-        f"round {round_number}: the {arm} adapter's test loss is not a finite number",
-        hint="lower local.learning_rate; the last good checkpoint is kept",
-    )
 
 
 def _commit(path: Path, log: EventLog, state: RunState) -> None:

@@ -16,7 +16,7 @@ from fedloom.errors import UserError
 from fedloom.recipe import Recipe, load_recipe, recipe_yaml
 
 RECIPE, EVENTS, METRICS, ADAPTER = "recipe.yaml", "events.jsonl", "metrics.json", "adapter"
-CHECKPOINTS, CLIENTS, DATA, LOCK = "checkpoints", "clients", "data", ".lock"
+CHECKPOINTS, CLIENTS, DATA, LAYERS, LOCK = "checkpoints", "clients", "data", "layers.json", ".lock"
 # All that a run can have left that was killed before its recipe was there whole.
 BEFORE_RECIPE = {LOCK, f".{RECIPE}.partial"}
 
@@ -87,7 +87,7 @@ class RunDirectory:
     def _withdraw(self) -> None:
         """Take away what a run refused before it began has left: its corrected recipe can have the folder."""
         shutil.rmtree(self.path / DATA, ignore_errors=True)
-        for name in (EVENTS, RECIPE, LOCK):
+        for name in (EVENTS, RECIPE, LAYERS, LOCK):
             (self.path / name).unlink(missing_ok=True)
         if self._created:
             _remove_empty(self.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,19 +29,21 @@ from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.lanes import Lanes
 from fedloom.model.start import first_adapter, start_fingerprint, start_of
-from fedloom.model.tensor_names import check_patterns
+from fedloom.model.tensor_names import check_layer_numbers, check_patterns
 from fedloom.participation import check_participation
 from fedloom.recipe import Recipe
 from fedloom.recipe.combinations import check_named_clients
 from fedloom.report.events import read_events
-from fedloom.run_directory import CLIENTS, DATA, EVENTS
+from fedloom.run_directory import CLIENTS, DATA, EVENTS, LAYERS, write_json
 from fedloom.runtime import Runtime
 from fedloom.runtime.attack import Attack
 from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.distributed import DistributedRuntime
 from fedloom.runtime.in_process import InProcessRuntime
+from fedloom.runtime.layer_stage import choose_layers
 from fedloom.runtime.process import keep_freed_memory, return_freed_memory, usable_threads
 from fedloom.runtime.shared_lanes import SharedLanes
+from fedloom.training.layer_choice import LayerChoice
 
 if TYPE_CHECKING:
     # A run in one process never imports it.
@@ -55,7 +58,7 @@ PREFIX_CACHE_GB = 4.0
 
 @dataclass
 class Session:
-    """Everything a run's loop calls on."""
+    """Everything a run's loop calls on; `layers` are those that are shared, where the recipe has them chosen."""
 
     recipe: Recipe
     data: FederatedData
@@ -64,6 +67,7 @@ class Session:
     store: ClientStore
     runtime: Runtime
     evaluator: Evaluator
+    layers: LayerChoice | None = None
 
 
 def prepare_data(recipe: Recipe, directory: Path) -> tuple[FederatedData, Any]:
@@ -101,6 +105,8 @@ def check_settings(recipe: Recipe) -> None:
     if recipe.federation.private:
         shared = algorithm_class(recipe.federation.algorithm.name).shared
         check_patterns(layout.shapes, shared, recipe.federation.private)
+    if recipe.federation.layers is not None:
+        check_layer_numbers(layout.shapes, recipe.federation.layers)
 
 
 def open_model(
@@ -178,7 +184,31 @@ def open_session(recipe: Recipe, directory: Path) -> Session:
     Returns:
         The session.
     """
-    return assemble(recipe, directory, open_data(recipe, directory))
+    session = assemble(recipe, directory, open_data(recipe, directory))
+    if recipe.federation.layers is not None:
+        session.layers = shared_layers(session, directory)
+    return session
+
+
+def shared_layers(session: Session, directory: Path) -> LayerChoice:
+    """The layers that clients share: those once written to the run directory, or else chosen now.
+
+    Args:
+        session: what the run works with; its recipe has federation.layers.
+        directory: the run directory.
+
+    Returns:
+        The choice.
+    """
+    config, path = session.recipe.federation.layers, directory / LAYERS
+    assert config is not None
+    if path.exists():
+        return LayerChoice(**json.loads(path.read_text(encoding="utf-8")))
+    runtime = session.runtime.in_process if isinstance(session.runtime, DistributedRuntime) else session.runtime
+    assert isinstance(runtime, InProcessRuntime)
+    choice = choose_layers(runtime, config, session.data.clients)
+    write_json(path, choice.values())
+    return choice
 
 
 def assemble(recipe: Recipe, directory: Path, data: FederatedData, group: ProcessGroup | None = None) -> Session:

@@ -29,7 +29,8 @@ from fedloom.run_directory import DATA, write_atomically
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.cohort_size import GIB, memory_budget
 from fedloom.runtime.distributed import Delivered, DistributedRuntime, SharedUpdates
-from fedloom.session import Session, assemble, describe_session, open_data, open_session
+from fedloom.session import Session, assemble, describe_session, open_data, open_session, shared_layers
+from fedloom.training.layer_choice import LayerChoice
 from fedloom.wire.messages import pack_message, unpack_message
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ def open_run(recipe: Recipe, path: Path, group: ProcessGroup | None = None) -> t
         session = _open_together(lambda: assemble(mine, path, data, group), group)
     finally:
         seen.unlink(missing_ok=True)
+    if recipe.federation.layers is not None:
+        # Measured by this process alone: the others are told.
+        session.layers = shared_layers(session, path)
+        group.tell({"do": "layers", "choice": session.layers.values()})
     arms = build_arms(session)
     return session, [_led(arm, index, group) for index, arm in enumerate(arms)]
 
@@ -93,9 +98,15 @@ def follow(group: ProcessGroup) -> None:
                 arms = build_arms(session)
                 continue
             assert session is not None
+            if order["do"] == "layers":
+                session.layers = LayerChoice(**order["choice"])
+                arms = build_arms(session)
+                continue
             assert isinstance(session.runtime, DistributedRuntime)
             if order["do"] == "train":
-                plan = RoundPlan(**{**order["plan"], "clients": tuple(order["plan"]["clients"])})
+                # JSON knows no tuples.
+                told = {key: tuple(value) if isinstance(value, list) else value for key, value in order["plan"].items()}
+                plan = RoundPlan(**dict[str, Any](told))
                 algorithm = next(arm.algorithm for arm in arms if arm.name == plan.arm)
                 updates = session.runtime.follow(plan, tensors, algorithm)
             elif order["do"] == "step":

@@ -22,7 +22,7 @@ ALGORITHM = "federation.algorithm"
         ("{name: fedavg, weighting: exampels}", [f"{ALGORITHM}.weighting: 'exampels'", "mean 'examples'"]),
         ("{name: rolora, first: C}", [f"{ALGORITHM}.first: 'C' is not one of: A, B"]),
         ("{name: hetlora, gamma: 1}", [f"{ALGORITHM}.lam: has no effect where gamma is 1"]),
-        ("{name: hetlora, gamma: 2}", [f"{ALGORITHM}.gamma: 2", "less than or equal to 1"]),
+        ("{name: hetlora, gamma: 2}", [f"{ALGORITHM}.gamma: 2 is not a number up to 1"]),
         ("{name: trimmed_mean, trimmed_share: 0.5}", [f"{ALGORITHM}.trimmed_share: 0.5 is not a number below 0.5"]),
         ("{name: norm_bound, bound: .inf}", [f"{ALGORITHM}.bound: inf is not a finite number"]),
         ("norm_bound", [f"{ALGORITHM}.bound: is required"]),

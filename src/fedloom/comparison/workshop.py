@@ -15,11 +15,13 @@ from fedloom.comparison.plan import FEDERATED
 from fedloom.data.federated import FederatedData
 from fedloom.model.base import pick_device
 from fedloom.model.classes import classes_of
+from fedloom.model.start import start_of
 from fedloom.recipe import Recipe
-from fedloom.run_directory import DATA
+from fedloom.run_directory import DATA, LAYERS, write_json
 from fedloom.runtime.cohort_size import GIB, memory_budget
 from fedloom.runtime.process import return_freed_memory
-from fedloom.session import Session, check_data, check_settings, open_model, over_model, prepare_data
+from fedloom.session import Session, check_data, check_settings, open_model, over_model, prepare_data, shared_layers
+from fedloom.training.layer_choice import LayerChoice
 from fedloom.wire.encoding import encode, in_order
 
 
@@ -39,6 +41,7 @@ class Workshop:
         self._model_key: tuple[str, ...] = ()
         self._model: Any = None
         self._base_results: dict[str, dict[str, Any]] = {}
+        self._choices: dict[str, LayerChoice] = {}
 
     def data(self, recipe: Recipe) -> FederatedData:
         """A run's data, tokenised by whichever run needs them first, and checked against its other sections.
@@ -78,6 +81,8 @@ class Workshop:
         data = self.data(recipe)
         model, grouped = self._opened(recipe, data)
         session = over_model(self._share(recipe), path, data, model, grouped, neighbours=self.processes)
+        if arm == FEDERATED and recipe.federation.layers is not None:
+            session.layers = self._layers(session, path)
         arms = build_arms(session)
         federation = replace(arms[0], evaluate=self._remembering(session, arms[0]))
         if arm != FEDERATED:
@@ -118,6 +123,20 @@ class Workshop:
             self._model_key = key if self._model[1].frozen_prefix is None else (*key, data.fingerprint)
         return self._model
 
+    def _layers(self, session: Session, path: Path) -> LayerChoice:
+        """The layers that a run's clients share; of runs that measure the same, only the first one does."""
+        recipe, layers = session.recipe, session.recipe.federation.layers
+        assert layers is not None
+        # What clients train before they measure is the local section's.
+        facts = _text(layers) if layers.warmup_steps is None else _text(layers, recipe.local)
+        # Runs that start from different adapters share a base, but measure under what they start from.
+        start = str(start_of(recipe.model.adapter))
+        key = " ".join([*self._model_key, start, session.data.fingerprint, str(recipe.seed), facts])
+        if key in self._choices and not (path / LAYERS).exists():
+            write_json(path / LAYERS, self._choices[key].values())
+        self._choices[key] = shared_layers(session, path)
+        return self._choices[key]
+
     def _share(self, recipe: Recipe) -> Recipe:
         """The recipe with this process's share of the machine's memory, which no result depends on."""
         runtime = recipe.runtime
@@ -130,7 +149,13 @@ class Workshop:
         """Evaluations of an arm, those of the untuned base remembered: they are the same in many runs."""
         recipe = session.recipe
         facts = [*self._model_key, session.data.fingerprint, recipe.seed, recipe.evaluation.model_dump_json()]
-        facts += [recipe.federation.private, arm.algorithm.personal_adapters, session.grouped.own_layers]
+        layers = recipe.federation.layers
+        facts += [
+            recipe.federation.private,
+            layers is not None and layers.others,
+            arm.algorithm.personal_adapters,
+            session.grouped.own_layers,
+        ]
 
         def evaluate(adapter: Tensors, done: int) -> dict[str, Any]:
             if done:

@@ -119,6 +119,27 @@ def label_logits(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: Pa
     return logits[: len(batch.labels)]
 
 
+def states_everywhere(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:
+    """What leaves the uppermost layer at every token, for those who look at layers: all of them are run.
+
+    Args:
+        model: the frozen base with its wrapped layers.
+        grouped: the adapters; their groups are those of the batch.
+        batch: packed examples.
+
+    Returns:
+        [tokens, size], filler included.
+    """
+    grouped.group_starts = batch.group_starts
+    arguments = _arguments(model, grouped, batch)
+    if grouped.own_layers:
+        # Otherwise the uppermost layer would end with the rows that the head needs.
+        everywhere = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+        arguments["packed_labels"] = LabelRows(everywhere, batch.group_starts)
+    states: Tensor = model.base_model(**arguments).last_hidden_state[0]
+    return states
+
+
 def _at_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> tuple[Tensor, Tensor]:
     hidden, labels = _rows_at_labels(model, grouped, batch)
     return hidden.to(model.get_output_embeddings().weight.dtype), labels

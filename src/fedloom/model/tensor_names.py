@@ -7,6 +7,8 @@ from fnmatch import fnmatchcase
 
 from fedloom.aggregation.base import Factors
 from fedloom.errors import UserError
+from fedloom.model.adapters.targets import layer_number
+from fedloom.recipe.layers_schema import LayersConfig
 
 
 def factor_names(names: Collection[str], factors: Factors) -> set[str]:
@@ -58,6 +60,53 @@ def check_patterns(names: Collection[str], shared: Factors, patterns: Sequence[s
             )
     if patterns and len(private_names(names, shared, patterns)) == len(names):
         raise UserError("federation.private: names the whole adapter, so clients would share nothing")
+
+
+def layer_of(name: str) -> int | None:
+    """The number of the decoder or encoder layer that an adapter's tensor belongs to.
+
+    Args:
+        name: of the tensor, as PEFT calls it.
+
+    Returns:
+        Counted from 0 at the input; None where it belongs to none, as a trained head's tensors do.
+    """
+    return layer_number(name)
+
+
+def adapted_layers(names: Collection[str]) -> list[int]:
+    """The numbers of the layers that an adapter has tensors in, ascending."""
+    return sorted({number for name in names if (number := layer_of(name)) is not None})
+
+
+def names_in_layers(names: Collection[str], layers: Collection[int]) -> set[str]:
+    """The names of the tensors that belong to some layers.
+
+    Args:
+        names: of an adapter.
+        layers: their numbers.
+
+    Returns:
+        Some of the names.
+    """
+    return {name for name in names if layer_of(name) in layers}
+
+
+def check_layer_numbers(names: Collection[str], config: LayersConfig) -> None:
+    """Check that there are as many layers as the recipe chooses, before any weight is read.
+
+    Args:
+        names: of an adapter.
+        config: the recipe's section federation.layers.
+
+    Raises:
+        UserError: otherwise.
+    """
+    layers = len(adapted_layers(names))
+    if not layers:
+        raise UserError("federation.layers has no effect: no tensor of the adapter belongs to a layer")
+    if config.number is not None and config.number > layers:
+        raise UserError(f"federation.layers.number: {config.number}, but the adapter has tensors in {layers} layers")
 
 
 def _matches(name: str, pattern: str) -> bool:

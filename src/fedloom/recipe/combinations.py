@@ -81,7 +81,9 @@ def check_named_clients(recipe: Recipe, clients: Sequence[str]) -> None:
 
 
 def _check_cross(recipe: Recipe) -> None:
-    if recipe.federation.private or any(baseline.kind in {"local", "fine_tuned"} for baseline in recipe.baselines):
+    layers = recipe.federation.layers
+    keeps = recipe.federation.private or (layers is not None and layers.others == "private")
+    if keeps or any(baseline.kind in {"local", "fine_tuned"} for baseline in recipe.baselines):
         return
     from fedloom.aggregation.registry import algorithm_class
 

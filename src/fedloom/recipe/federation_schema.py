@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from fedloom.recipe.algorithm import AlgorithmConfig, default_algorithm
 from fedloom.recipe.base import Config, PositiveInt
+from fedloom.recipe.layers_schema import LayersConfig
 from fedloom.recipe.participation_schema import ParticipationConfig
 from fedloom.recipe.stop_schema import StopConfig
 
@@ -56,6 +57,11 @@ class FederationConfig(Config):
         default_factory=list,
         description="Parts of the adapter that stay with their client: names of tensors or of parts between dots, "
         "with * for any text, e.g. layers.11 or lora_B.",
+    )
+    layers: LayersConfig | None = Field(
+        None,
+        description="Share only a part of the layers, chosen once before the first round; default: all. See "
+        "docs/layers.md.",
     )
     stop: StopConfig | None = Field(
         None,

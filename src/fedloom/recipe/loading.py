@@ -276,6 +276,7 @@ _WANTED = {
     "greater_than": "a number above {gt:g}",
     "greater_than_equal": "a number from {ge:g} up",
     "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number up to {le:g}",
     "too_short": "a section with an entry",
     "string_pattern_mismatch": "text of the form {pattern}",
     "literal_error": "{expected}",
@@ -317,8 +318,8 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tags() -> set[str]:
-    tags = {"list[str]", "SourceConfig", "str", "int", "float", "constrained-int", "bool", "list"}
-    tags.update(f"literal['{name}']" for name in ("auto", "all-linear"))
+    tags = {"list[str]", "SourceConfig", "str", "int", "float", "constrained-int", "constrained-float", "bool", "list"}
+    tags.update(f"literal['{name}']" for name in ("auto", "all-linear", "lossless"))
     for model in _variants(Recipe):
         if model.__name__.startswith("Partition") or issubclass(model, AdapterKind):
             tags.update(get_args(model.model_fields["kind"].annotation))

@@ -68,7 +68,10 @@ class Progress:
             self._console.print(
                 f"adapter {event['adapter']}: clients train one after another", highlight=False, soft_wrap=True
             )
-        if event["event"] in ("round", "baseline_round"):
+        if event["event"] == "layers":
+            chosen = ", ".join(map(str, event["chosen"]))
+            self._console.print(f"shared layers: {chosen} of {len(event['layers'])}", highlight=False, soft_wrap=True)
+        elif event["event"] in ("round", "baseline_round"):
             self._round(event.get("arm", "federated"), event)
         elif event["event"] == "stop":
             self._plan = dict(event["rounds"])

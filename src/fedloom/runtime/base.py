@@ -25,6 +25,9 @@ class RoundPlan:
         personal: clients go on from their own stored adapter and moments instead of the broadcast one.
         trained: the LoRA factors that clients train.
         fetched: those that they are sent, where they know the others.
+        private_layers: layers whose tensors stay with clients.
+        frozen_layers: layers that nobody trains or sends.
+        sparse: of each client, the share of neurons that it trains of what it keeps; empty: all train all of it.
         data_share: of each client's batches, from the easiest on, how many it trains on; see `training.curriculum`.
         versions: the rounds after which clients got the adapter they train from, where it is not the newest.
         missing: clients that were drawn and don't count in this simulated round, and why.
@@ -40,6 +43,9 @@ class RoundPlan:
     personal: bool = False
     trained: Factors = "both"
     fetched: Factors = "both"
+    private_layers: tuple[int, ...] = ()
+    frozen_layers: tuple[int, ...] = ()
+    sparse: Mapping[str, float] = field(default_factory=dict)
     data_share: float = 1.0
     versions: Mapping[str, int] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)

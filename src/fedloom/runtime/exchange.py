@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,22 +14,23 @@ from fedloom.aggregation import Algorithm, Update
 from fedloom.aggregation.client_rule import ClientRule
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.ranks import cut_to_rank, pad_to_layout
-from fedloom.model.tensor_names import factor_names, private_names
+from fedloom.model.tensor_names import factor_names, names_in_layers, private_names
 from fedloom.runtime.attack import Attack
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.curriculum import Curriculum, Lesson
+from fedloom.runtime.sparse_updates import SparseUpdates
 from fedloom.runtime.task import ClientTask
 from fedloom.training.client import ClientWork
 from fedloom.training.cohort import ClientResult
-from fedloom.training.entries import SquareEntries, TrainedEntries
+from fedloom.training.entries import MaskedEntries, SquareEntries, TrainedEntries
 from fedloom.training.shared_entries import SharedOnly
 from fedloom.wire.encoding import encode
 
 # Parts of a client's state: an adapter or a part of one that is its own, its optimiser's moments, what the rules keep,
-# how hard its examples are.
+# how hard its examples are, and which of its own entries matter most.
 ADAPTER, MOMENTS, KEPT, PERSONAL = "adapter/", "optimizer/", "kept/", "personal/"
-CURRICULUM = "curriculum/"
+CURRICULUM, SPARSE = "curriculum/", "sparse/"
 # A rule's own adapter is what it keeps under this name.
 OWN_ADAPTER = "personal"
 
@@ -42,10 +44,11 @@ class Exchange:
         broadcast: the adapter, and what the algorithm sends beside it.
         algorithm: whose clients' half says how they train.
         store: clients' state from round to round.
-        private: patterns of the names of tensors that stay with their client.
+        private: patterns of the names of tensors that stay with their client, as the plan's private layers do.
         rank_of: a client's rank.
         attack: which clients do not send what they have learnt.
         curriculum: chooses what clients train on; None: everything.
+        sparse: what clients train of private tensors, given their names and those of all that are trained.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Exchange:
         rank_of: Callable[[str], int],
         attack: Attack | None,
         curriculum: Curriculum | None,
+        sparse: Callable[[set[str], set[str]], SparseUpdates] | None,
     ) -> None:
         self.grouped = grouped
         self.plan = plan
@@ -69,8 +73,10 @@ class Exchange:
         self.curriculum = curriculum
         # What an algorithm sends beside the adapter has a prefix.
         self.adapter = {name: value for name, value in broadcast.items() if "/" not in name}
-        trained = factor_names(self.adapter, plan.trained)
+        frozen = names_in_layers(self.adapter, plan.frozen_layers)
+        trained = factor_names(self.adapter, plan.trained) - frozen
         self.private = private_names(self.adapter, algorithm.shared, private)
+        self.private |= names_in_layers(self.adapter, plan.private_layers)
         self.sent_up = [name for name in self.adapter if name in trained and name not in self.private]
         square = plan.trained == "R"
         self.entries = SquareEntries(grouped, self.adapter) if square else TrainedEntries(grouped, trained)
@@ -78,16 +84,18 @@ class Exchange:
         self.rule, self.rule_entries = algorithm.client, self.entries
         if self.private and type(self.rule) is not ClientRule:
             self.rule_entries = TrainedEntries(grouped, self.sent_up)
+            sent = set(self.sent_up)
             places = self.entries.views(torch.arange(sum(self.adapter[name].numel() for name in trained)))
-            shared = torch.cat([places[name].reshape(-1) for name in self.sent_up]).to(grouped.device)
+            shared = torch.cat([places[name].reshape(-1) for name in grouped.shapes if name in sent]).to(grouped.device)
             self.rule = SharedOnly(self.rule, shared, self.rule_entries.views)
+        self.sparse = sparse(self.private, trained) if sparse is not None and plan.sparse else None
         beside = {name: value for name, value in broadcast.items() if "/" in name}
         self.versions = _sections(beside, "version")
         self.received = {
             prefix: self.rule_entries.flatten(_with_prefix(beside, prefix + "/"))
             for prefix in {name.partition("/")[0] for name in beside} - {"version", "base"}
         }
-        down = factor_names(self.adapter, plan.fetched) - self.private
+        down = factor_names(self.adapter, plan.fetched) - self.private - frozen
         beside = {name: value for name, value in beside.items() if not name.startswith("version/")}
         self.full_rank = max((shape[0] for name, shape in grouped.shapes.items() if ".lora_A." in name), default=0)
         # What each client at work began with.
@@ -131,6 +139,9 @@ class Exchange:
         start = self._start(task.client, rank)
         begin = {**start, **{name: own[name] for name in self.private if name in own}} if self.private else start
         pieces = [self._piece(task, self.rule, begin, start, kept, rank)]
+        if self.sparse is not None:
+            entries = self.sparse.entries(task, begin, _with_prefix(stored, SPARSE), plan.sparse[task.client])
+            pieces = [replace(pieces[0], entries=entries, rule=self._rule_within(entries))]
         if self.algorithm.personal is not None:
             personal = _with_prefix(stored, PERSONAL)
             pieces.append(self._piece(task, self.algorithm.personal, own or start, start, personal, rank))
@@ -154,7 +165,7 @@ class Exchange:
             kept |= {MOMENTS + name: value for name, value in result.optimizer_state.items()}
             self.store.save(plan.arm, task.client, plan.round, kept)
         else:
-            self._keep(task.client, results, learnt)
+            self._keep(task, results, learnt)
         rank = self._ranks.get(task.client, self.full_rank)
         start = self._start(task.client, rank)
         delta = {name: result.adapter[name] - start[name] for name in self.sent_up}
@@ -209,7 +220,13 @@ class Exchange:
             task.client, task.examples, task.batches, start, None, rule, broadcast, received=received, kept=kept
         )
 
-    def _keep(self, client: str, results: Sequence[ClientResult], learnt: Mapping[str, Tensor]) -> None:
+    def _rule_within(self, entries: MaskedEntries) -> ClientRule:
+        """The rule, where a client trains only some entries: what is shared lies elsewhere among them."""
+        if not isinstance(self.rule, SharedOnly):
+            return self.rule
+        return SharedOnly(self.algorithm.client, entries.places_of(self.rule_entries), self.rule_entries.views)
+
+    def _keep(self, task: ClientTask, results: Sequence[ClientResult], learnt: Mapping[str, Tensor]) -> None:
         result = results[0]
         kept = {**learnt, **{ADAPTER + name: result.adapter[name] for name in sorted(self.private)}}
         for name, vector in result.finish.kept.items():
@@ -220,8 +237,10 @@ class Exchange:
         if len(results) > 1:
             kept |= {ADAPTER + name: value for name, value in results[1].adapter.items()}
             kept |= {PERSONAL + name: vector for name, vector in results[1].finish.kept.items()}
+        if self.sparse is not None:
+            kept |= {SPARSE + name: vector for name, vector in self.sparse.state(task, result.adapter).items()}
         if kept:
-            self.store.save(self.plan.arm, client, self.plan.round, kept)
+            self.store.save(self.plan.arm, task.client, self.plan.round, kept)
 
 
 def personal_adapter(store: ClientStore, arm: str, client: str, rounds: int) -> dict[str, Tensor]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.aggregation import Algorithm, Update
 from fedloom.data.shards import ExampleSet
-from fedloom.model.grouped_adapter import GroupedAdapter
+from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.lanes import Lanes
 from fedloom.recipe import Recipe
 from fedloom.recipe.ranks import client_rank
@@ -20,10 +21,12 @@ from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.cohort_size import CohortSizer
 from fedloom.runtime.curriculum import Curriculum
 from fedloom.runtime.exchange import Exchange
+from fedloom.runtime.sparse_updates import SparseUpdates
 from fedloom.runtime.task import ClientTask
 from fedloom.training.batches import round_batches, round_tokens
 from fedloom.training.client import ClientWork, LocalTraining
 from fedloom.training.cohort import ClientResult, train_cohort
+from fedloom.training.fisher import fisher_diagonal
 from fedloom.training.optimizers import local_optimizer
 
 
@@ -92,6 +95,7 @@ class InProcessRuntime:
             self.rank_of,
             attack,
             self.curriculum,
+            self._sparse(plan),
         )
         # Of everybody only lengths are kept, as the local baseline plans the whole population; tasks are made anew.
         cohorts = self.sizer.cohorts([self._task(plan, client).tokens for client in clients])
@@ -122,6 +126,19 @@ class InProcessRuntime:
             Tokens of a round's batches, were all examples of the client's mean length.
         """
         return round_tokens(self.train_examples(client).lengths, self.recipe.local, plan.batch_size)
+
+    def _sparse(self, plan: RoundPlan) -> Callable[[set[str], set[str]], SparseUpdates] | None:
+        config = self.recipe.local.sparse
+        if config is None:
+            return None
+
+        def measure(adapter: Adapter, examples: ExampleSet, indices: np.ndarray) -> Tensor:
+            return fisher_diagonal(self.model, self.grouped, adapter, examples, indices)
+
+        def updates(private: set[str], trained: set[str]) -> SparseUpdates:
+            return SparseUpdates(self.grouped, config, self.recipe.seed, plan.round, measure, private, trained)
+
+        return updates
 
     def _task(self, plan: RoundPlan, client: str) -> ClientTask:
         examples = self.train_examples(client)

@@ -52,6 +52,7 @@ class ClientWork:
         broadcast: the adapter that the server sent; None: the one where it starts.
         received: what else the server sent, a vector of trained entries for each name.
         kept: what the rule kept in an earlier round.
+        entries: what this client trains; None: what all of the round do.
     """
 
     client: str
@@ -63,6 +64,7 @@ class ClientWork:
     broadcast: Adapter | None = None
     received: Mapping[str, Tensor] = field(default_factory=dict)
     kept: Mapping[str, Tensor] = field(default_factory=dict)
+    entries: TrainedEntries | None = None
 
 
 class LocalClient:
@@ -89,7 +91,7 @@ class LocalClient:
         self._grouped = grouped
         self._row = grouped.values[row]
         self._gradients = grouped.gradients[row]
-        self._entries = training.entries or TrainedEntries(grouped)
+        self._entries = work.entries or training.entries or TrainedEntries(grouped)
         self._values = self._entries.values(self._row)
         received = {name: vector.to(grouped.device) for name, vector in work.received.items()}
         if full_gradient is not None:

@@ -55,6 +55,41 @@ class TrainedEntries:
         return torch.cat([tensors[name].reshape(-1).float() for name in self._shapes])
 
 
+class MaskedEntries(TrainedEntries):
+    """The trained part of a flat adapter where a client trains some entries only of the tensors that it keeps.
+
+    Entries left out have no moments and no decay, and are no part of the gradient that is clipped [our choice].
+
+    Args:
+        grouped: the adapters' layout.
+        names: of the tensors that are trained, wholly or in part.
+        partly: of those of which a part is trained.
+        mask: bool [entries of `partly`], True where an entry is trained.
+    """
+
+    def __init__(
+        self, grouped: GroupedAdapter[Any], names: Collection[str], partly: Collection[str], mask: Tensor
+    ) -> None:
+        chosen = {
+            name: torch.full(shape, name in names and name not in partly) for name, shape in grouped.shapes.items()
+        }
+        masks = mask.split([math.prod(shape) for name, shape in grouped.shapes.items() if name in partly])
+        for name, part in zip((name for name in grouped.shapes if name in partly), masks, strict=True):
+            if name in names:
+                chosen[name] = part
+        self._places = torch.cat([part.reshape(-1) for part in chosen.values()]).nonzero()[:, 0].to(grouped.device)
+
+    def places_of(self, others: TrainedEntries) -> Tensor:
+        """Where other trained entries, all of which are among these, are found: int64 [other entries]."""
+        assert self._places is not None
+        assert others._places is not None
+        return torch.searchsorted(self._places, others._places)
+
+    def views(self, entries: Tensor) -> dict[str, Tensor]:
+        """There are none: single entries of a tensor are no tensor."""
+        raise NotImplementedError
+
+
 class SquareEntries(TrainedEntries):
     """Fed-SB's R [r, r] between frozen factors: the flat adapter holds A and B R, and B's gradient is taken back to R.
 
