@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from fedloom.errors import UserError
 from fedloom.model.class_reader import ClassReader
 from fedloom.model.classes import Classes
+from fedloom.model.encoder_layer import read_last_layer_at_labels
 from fedloom.model.grouped_adapter import GroupedAdapter, Layout
 from fedloom.recipe.adapter_schema import AdapterKind
 
@@ -81,4 +82,5 @@ def build_adapter(model: PreTrainedModel, config: AdapterKind, classes: Classes 
     reader = None if classes is None else ClassReader(model, classes)
     grouped = adapter_class(config.kind)(model, config)
     grouped.reader = reader
+    read_last_layer_at_labels(model, grouped)
     return grouped
