@@ -16,6 +16,7 @@ LEVELS = [
     {"wire"},
     {"aggregation"},
     {"recipe"},
+    {"wireless"},
     {"places"},
     {"launch"},
     {"data", "model"},
