@@ -14,7 +14,6 @@ from fedloom.wireless.channel import Values
 from fedloom.wireless.descent import MOST_SWEEPS, start_bandwidth
 from fedloom.wireless.problem import RoundProblem
 
-RANDOM = "random_pruning"
 _ALTERNATION_TOLERANCE = 1e-12
 
 
@@ -101,16 +100,14 @@ def random_pruning(
 
 
 BASELINES: dict[str, Callable[[RoundProblem], Allocation]] = {
-    scheme.__name__: scheme
-    for scheme in (
-        no_pruning_equal_bandwidth,
-        no_pruning_optimal_bandwidth,
-        uniform_pruning_equal_bandwidth,
-        uniform_pruning_optimal_bandwidth,
-        optimal_pruning_equal_bandwidth,
-        random_pruning,
-    )
-} | {"alternation": alternate}
+    "no_pruning_equal_bandwidth": no_pruning_equal_bandwidth,
+    "no_pruning_optimal_bandwidth": no_pruning_optimal_bandwidth,
+    "uniform_pruning_equal_bandwidth": uniform_pruning_equal_bandwidth,
+    "uniform_pruning_optimal_bandwidth": uniform_pruning_optimal_bandwidth,
+    "random_pruning": random_pruning,
+    "optimal_pruning_equal_bandwidth": optimal_pruning_equal_bandwidth,
+    "alternation": alternate,
+}
 
 
 def baseline(
@@ -133,7 +130,7 @@ def baseline(
     """
     if name not in BASELINES:
         raise unknown_name("scheme", name, BASELINES)
-    if name == RANDOM:
+    if name == "random_pruning":
         return random_pruning(problem, seed=seed, round_number=round_number, clients=clients)
     return BASELINES[name](problem)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedloom.errors import UserError
 from fedloom.wireless.allocation import Allocation, allocation_of
@@ -136,7 +137,7 @@ def _per_client(problem: RoundProblem, name: str, values: Values) -> Values:
     return found
 
 
-def _refuse(name: str, values: Values, wrong: Values, wanted: str) -> None:
+def _refuse(name: str, values: Values, wrong: NDArray[np.bool_], wanted: str) -> None:
     if np.any(wrong | ~np.isfinite(values)):
         index = int(np.flatnonzero(wrong | ~np.isfinite(values))[0])
         raise UserError(f"{name}[{index}]: {values[index]:g} is not {wanted}")

@@ -114,7 +114,7 @@ class RoundProblem:
             A checked problem.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return RoundProblem(**{**values, **changed})  # type: ignore[arg-type]
+        return RoundProblem(**{**values, **changed})
 
 
 def _scalar(name: str, value: float, *, above: float | None = None, at_least: float | None = None) -> float:

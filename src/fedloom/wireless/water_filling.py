@@ -159,7 +159,8 @@ class _Worth:
             # A worth is known to some units of rounding, and a place to as much over the slope.
             if np.all(moved <= _TOLERANCE * np.maximum(np.abs(place), 1.0) * (1.0 - 1.0 / slope)):
                 break
-        return np.exp(place)
+        found: Values = np.exp(place)
+        return found
 
     def _log_worth(self, bandwidth: Values, clients: NDArray[np.int64]) -> tuple[Values, Values]:
         """The logarithm of the worth, and its derivative by that of the bandwidth."""
