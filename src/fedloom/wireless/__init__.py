@@ -10,6 +10,7 @@ from fedloom.wireless.baselines import BASELINES, alternate, baseline
 from fedloom.wireless.descent import solve
 from fedloom.wireless.exact import solve_exact
 from fedloom.wireless.problem import RoundProblem
+from fedloom.wireless.rounding import with_whole_units
 from fedloom.wireless.total import TotalPlan, solve_total
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "solve",
     "solve_exact",
     "solve_total",
+    "with_whole_units",
 ]

@@ -54,15 +54,21 @@ def solve(
     Raises:
         UserError: where a start is given twice or is not feasible.
     """
+    none = np.zeros(problem.clients)
     floor, floor_bandwidth = bandwidth_block(problem, problem.max_prune)
+    ceiling, ceiling_bandwidth = bandwidth_block(problem, none)
     if float(np.dot(problem.weights, problem.max_prune)) <= problem.prune_budget:
         # The budget allows every client its highest rate: only bandwidths are left to choose.
         return allocation_of(problem, problem.max_prune.copy(), floor_bandwidth)
     if problem.prune_budget == 0.0 and np.all(problem.weights > 0.0):
-        return allocation_of(problem, np.zeros(problem.clients), bandwidth_block(problem, np.zeros(problem.clients))[1])
+        return allocation_of(problem, none, ceiling_bandwidth)
     bandwidth = start_bandwidth(problem, bandwidth_hz, prune_rate)
     latency, rates = pruning_block(problem, bandwidth)
     history, below = [latency], floor
+    if latency > ceiling:
+        # The budget is no bound up there, and nothing can be learnt from its slack.
+        latency, rates, bandwidth = ceiling, none, ceiling_bandwidth
+        history.append(latency)
     filling: Filling | None = None
     short = fill(problem, floor)
     converged = False

@@ -58,13 +58,10 @@ def fill(problem: RoundProblem, latency_s: float, before: Filling | None = None)
     if not low.sum() <= band * (1.0 + 1e-13):
         return None
     worth = _Worth(problem, latency_s, low, high)
-    if high.sum() <= band:
-        # There is more than anybody can use: all of it is handed out.
-        bandwidth, log_price = high * (band / high.sum()), -math.inf
-    else:
-        log_price = worth.price(None if before is None or math.isinf(before.log_price) else before.log_price)
-        bandwidth = worth.bandwidth(log_price)
-        bandwidth = bandwidth * (band / bandwidth.sum())
+    # Where there is more than anybody can use, all of it is handed out.
+    log_price = worth.lowest if high.sum() <= band else worth.price(None if before is None else before.log_price)
+    bandwidth = worth.bandwidth(log_price)
+    bandwidth = bandwidth * (band / bandwidth.sum())
     unpruned = problem.unpruned_seconds(bandwidth)
     rates = prune_rates(problem, latency_s, unpruned)
     slope, at_bound = _slope(problem, latency_s, bandwidth, (low, high), unpruned, log_price)
@@ -103,17 +100,18 @@ class _Worth:
         everybody = np.arange(problem.clients)
         self.at_low = self._log_worth(low, everybody)[0]
         self.at_high = self._log_worth(high, everybody)[0]
+        # Between these prices some client is between its bounds; where there is no weight, there is no price.
+        self.lowest = float(np.min(self.at_high, where=np.isfinite(self.at_high), initial=math.inf))
+        self.highest = float(np.max(self.at_low, where=np.isfinite(self.at_low), initial=-math.inf))
         # From where Newton's method goes on at the next price.
         self.last = np.sqrt(low * high)
 
     def price(self, start: float | None) -> float:
         """The logarithm of the price at which the bandwidths sum to B, by Newton's method in a bracket."""
-        limits = self.at_low[np.isfinite(self.at_low)], self.at_high[np.isfinite(self.at_high)]
-        if not limits[0].size:
-            return -math.inf
-        low, high = float(limits[1].min()), float(limits[0].max())
-        place = float(np.median(limits[0])) if start is None else start
-        place, excess_before = min(max(place, low), high), math.inf
+        low, high = self.lowest, self.highest
+        if low > high:
+            return low
+        place, excess_before = min(max(0.5 * (low + high) if start is None else start, low), high), math.inf
         for _ in range(_MOST_STEPS):
             total, slope = self._demand(place)
             excess = math.log(total / self.problem.bandwidth_hz)
