@@ -27,7 +27,7 @@ LEVELS = [
     {"arms"},
     {"shared_work"},
     {"federation"},
-    {"runs", "inspection", "doctor"},
+    {"runs", "inspection", "doctor", "planning"},
     {"comparison"},
     {"cli", "rank"},
     {"__main__"},
