@@ -34,12 +34,14 @@ def solve_exact(problem: RoundProblem) -> Allocation:
         filling = fill(problem, latency)
         return 1.0 if filling is None else filling.budget_used - problem.prune_budget
 
-    full = float(np.dot(problem.weights, problem.max_prune)) - problem.prune_budget
-    if full <= 0.0 or lacking(low) <= 0.0:
+    if float(np.dot(problem.weights, problem.max_prune)) <= problem.prune_budget:
         return allocation_of(problem, problem.max_prune.copy(), low_bandwidth)
     if lacking(high) >= 0.0:
         return allocation_of(problem, none, high_bandwidth)
-    latency = float(brentq(lacking, low, high, xtol=_TOLERANCE * low, rtol=_TOLERANCE))
+    # At the lower end rounding may hide what separates the root from it.
+    latency = low
+    if lacking(low) > 0.0:
+        latency = float(brentq(lacking, low, high, xtol=_TOLERANCE * low, rtol=_TOLERANCE))
     # The root is known to rounding, and the budget may be steep there: the first latency beside it that keeps it.
     for nudge in _NUDGES:
         filling = fill(problem, latency * (1.0 + nudge))

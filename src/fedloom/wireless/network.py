@@ -126,7 +126,8 @@ class Network:
         sight = 0.0 if fading.k_factor is None else fading.k_factor
         drawn = drawn * np.sqrt(0.5 / (1.0 + sight))
         drawn[:, 0] += np.sqrt(sight / (1.0 + sight))
-        return np.square(drawn).sum(axis=1)
+        powers: Values = np.square(drawn).sum(axis=1)
+        return powers
 
     def _generator(self, purpose: str, client: str, round_number: int = 0) -> np.random.Generator:
         return numpy_generator(self.scenario.seed, purpose, round_number, client)

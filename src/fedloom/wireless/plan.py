@@ -215,7 +215,7 @@ def _with(scenario: Scenario, variable: str, value: float) -> Scenario:
     values: dict[str, Any] = scenario.model_dump(mode="python", exclude_unset=True)
     section, _, key = VARIABLES[variable].rpartition(".")
     # A whole number of clients; anything else is told as in a scenario.
-    number = int(value) if variable == "clients" and value == int(value) else value
+    number = int(value) if variable == "clients" and math.isfinite(value) and value == int(value) else value
     if section:
         values[section] = {**values.get(section, {}), key: number}
     else:

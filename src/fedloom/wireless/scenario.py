@@ -127,7 +127,7 @@ class Scenario(Config):
     def _has_effect(self) -> Scenario:
         if self.trace is not None:
             geometry = {"distance_m", "path_loss_at_one_km_db", "path_loss_per_decade_db"}
-            given = [key for key in ("clients", "fading") if key in self.model_fields_set]
+            given = sorted({"clients", "fading"} & self.model_fields_set)
             given += [f"cell.{key}" for key in sorted(geometry & self.cell.model_fields_set)]
             if given:
                 raise ValueError(f"{given[0]} has no effect with a trace, which has clients and gains of its own")
