@@ -95,6 +95,8 @@ def test_without_a_budget_it_is_the_best_bandwidth():
 
 
 def test_a_client_without_weight_is_pruned_for_nothing():
+    free = solve(worked_example(weights=[0.0, 0.5, 0.5], prune_budget=0.0))
+    np.testing.assert_array_equal(free.prune_rate, [0.8, 0.0, 0.0])
     problem = worked_example(weights=[0.0, 0.5, 0.5], prune_budget=0.1)
     found = solve(problem)
     check_optimal(problem)

@@ -37,7 +37,7 @@ def bandwidth_block(problem: RoundProblem, prune_rate: Values) -> tuple[float, V
     def excess(log_excess: float) -> float:
         return math.log(float(needed(log_excess).sum()) / band)
 
-    root = falling_root(excess, math.log(problem.clients * float(bits.max()) / band))
+    root = _falling_root(excess, math.log(problem.clients * float(bits.max()) / band))
     bandwidth = needed(root)
     return floor + math.exp(root), bandwidth * (band / bandwidth.sum())
 
@@ -74,6 +74,18 @@ def pruning_block(problem: RoundProblem, bandwidth_hz: Values) -> tuple[float, V
     return latency, prune_rates(problem, latency, unpruned)
 
 
+def least_rates(problem: RoundProblem) -> Values:
+    """The rates that use no budget: none, but the highest of clients without weight.
+
+    Args:
+        problem: the round.
+
+    Returns:
+        [K].
+    """
+    return np.where(problem.weights > 0.0, 0.0, problem.max_prune)
+
+
 def prune_rates(problem: RoundProblem, latency_s: float, unpruned_s: Values, clipped: bool = True) -> Values:
     """The smallest rates with which clients finish in time, [1 - (T - a_k)/(c_k + S_k/r_k)]^+.
 
@@ -90,29 +102,13 @@ def prune_rates(problem: RoundProblem, latency_s: float, unpruned_s: Values, cli
     return np.minimum(rates, problem.max_prune) if clipped else rates
 
 
-def falling_root(
-    function: Callable[[float], float], start: float, lowest: float = -math.inf, highest: float = math.inf
-) -> float:
-    """The root of a falling function of one logarithm, found by Brent's method in a bracket grown from a start.
-
-    Args:
-        function: falls, from above to below zero where there are no limits.
-        start: where to begin.
-        lowest: below which the function is constant.
-        highest: above which it is.
-
-    Returns:
-        The root, to rounding; a limit where the function has no root before it.
-    """
+def _falling_root(function: Callable[[float], float], start: float) -> float:
+    """The root of a function that falls from above to below zero, by Brent's method in a bracket grown from a start."""
     reach, low, high = 1.0, start, start
     if function(start) > 0.0:
         while function(high) > 0.0:
-            if high >= highest:
-                return highest
-            low, high, reach = high, min(high + reach, highest), 2.0 * reach
+            low, high, reach = high, high + reach, 2.0 * reach
     else:
         while function(low) < 0.0:
-            if low <= lowest:
-                return lowest
-            low, high, reach = max(low - reach, lowest), low, 2.0 * reach
+            low, high, reach = low - reach, low, 2.0 * reach
     return float(brentq(function, low, high, xtol=1e-14, rtol=1e-14)) if low < high else start

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedloom.errors import UserError
 from fedloom.wireless.allocation import Allocation, allocation_of
-from fedloom.wireless.blocks import bandwidth_block, pruning_block
+from fedloom.wireless.blocks import bandwidth_block, least_rates, pruning_block
 from fedloom.wireless.channel import Values
 from fedloom.wireless.problem import RoundProblem
 from fedloom.wireless.water_filling import Filling, fill
@@ -39,8 +39,8 @@ def solve(
     a bound; a sweep is then Newton's method on Phi(T) = Gamma from above, and any fixed point is the global optimum.
     A client at its highest rate gets exactly the bandwidth that T needs, so the first step can't lower T: a second
     trap. Sweeps that end with rates at bounds therefore also try the T at which Newton's method on Phi itself aims, in
-    which such clients keep their rate and their bandwidth follows T; where that T turns out to need more than the
-    budget it is a lower bound of the optimum, and the next trial lies between.
+    which such clients keep their rate and their bandwidth follows T. Where that T turns out to need more than the
+    budget it is a lower bound of the optimum: the next trial is where Newton's method aims from there, or halfway.
 
     Args:
         problem: the round.
@@ -54,22 +54,23 @@ def solve(
     Raises:
         UserError: where a start is given twice or is not feasible.
     """
-    none = np.zeros(problem.clients)
+    least = least_rates(problem)
     floor, floor_bandwidth = bandwidth_block(problem, problem.max_prune)
-    ceiling, ceiling_bandwidth = bandwidth_block(problem, none)
+    ceiling, ceiling_bandwidth = bandwidth_block(problem, least)
     if float(np.dot(problem.weights, problem.max_prune)) <= problem.prune_budget:
         # The budget allows every client its highest rate: only bandwidths are left to choose.
         return allocation_of(problem, problem.max_prune.copy(), floor_bandwidth)
-    if problem.prune_budget == 0.0 and np.all(problem.weights > 0.0):
-        return allocation_of(problem, none, ceiling_bandwidth)
+    if problem.prune_budget == 0.0:
+        return allocation_of(problem, least, ceiling_bandwidth)
     bandwidth = start_bandwidth(problem, bandwidth_hz, prune_rate)
     latency, rates = pruning_block(problem, bandwidth)
     history, below = [latency], floor
     if latency > ceiling:
         # The budget is no bound up there, and nothing can be learnt from its slack.
-        latency, rates, bandwidth = ceiling, none, ceiling_bandwidth
+        latency, rates, bandwidth = ceiling, least, ceiling_bandwidth
         history.append(latency)
     filling: Filling | None = None
+    # The filling at `below`, where the budget does not suffice.
     short = fill(problem, floor)
     converged = False
     while len(history) <= MOST_SWEEPS:

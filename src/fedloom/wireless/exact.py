@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from fedloom.wireless.allocation import Allocation, allocation_of
-from fedloom.wireless.blocks import bandwidth_block, pruning_block
+from fedloom.wireless.blocks import bandwidth_block, least_rates, pruning_block
 from fedloom.wireless.problem import RoundProblem
 from fedloom.wireless.water_filling import fill
 
@@ -18,7 +18,7 @@ def solve_exact(problem: RoundProblem) -> Allocation:
     """Find the round's least latency T as the root of Phi(T) = Gamma, Phi(T) the least budget that T needs.
 
     Phi falls with T, from the latency at the highest rates, where it is sum w_k rho_max_k, to the latency without
-    pruning, where it is 0; both ends are known (`bandwidth_block`), so the root is bracketed from the start.
+    pruning that counts, where it is 0; both ends are known (`bandwidth_block`), so the root is bracketed from the start.
 
     Args:
         problem: the round.
@@ -26,9 +26,9 @@ def solve_exact(problem: RoundProblem) -> Allocation:
     Returns:
         The optimum.
     """
-    none = np.zeros(problem.clients)
+    least = least_rates(problem)
     low, low_bandwidth = bandwidth_block(problem, problem.max_prune)
-    high, high_bandwidth = bandwidth_block(problem, none)
+    high, high_bandwidth = bandwidth_block(problem, least)
 
     def lacking(latency: float) -> float:
         filling = fill(problem, latency)
@@ -37,7 +37,7 @@ def solve_exact(problem: RoundProblem) -> Allocation:
     if float(np.dot(problem.weights, problem.max_prune)) <= problem.prune_budget:
         return allocation_of(problem, problem.max_prune.copy(), low_bandwidth)
     if lacking(high) >= 0.0:
-        return allocation_of(problem, none, high_bandwidth)
+        return allocation_of(problem, least, high_bandwidth)
     # At the lower end rounding may hide what separates the root from it.
     latency = low
     if lacking(low) > 0.0:
@@ -48,5 +48,5 @@ def solve_exact(problem: RoundProblem) -> Allocation:
         if filling is not None and filling.budget_used <= problem.prune_budget:
             break
     else:
-        return allocation_of(problem, none, high_bandwidth)
+        return allocation_of(problem, least, high_bandwidth)
     return allocation_of(problem, pruning_block(problem, filling.bandwidth_hz)[1], filling.bandwidth_hz)
