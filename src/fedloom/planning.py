@@ -36,17 +36,17 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Solve one round by every scheme; print and draw the latencies, and the allocation of the best."""
+    from fedloom.report.wireless import write_plan
     from fedloom.wireless.plan import plan_round, plan_values
     from fedloom.wireless.scenario import load_scenario
 
-    found = plan_round(load_scenario(scenario), round_number)
-    from fedloom.report.wireless import write_plan
-
+    network = load_scenario(scenario)
+    target = _target(out, f"{network.name}-plan.html", as_json)
+    found = plan_round(network, round_number)
     if as_json:
         typer.echo(json.dumps(plan_values(found), indent=2))
     else:
         _print_plan(found)
-    target = _target(out, f"{found.network.scenario.name}-plan.html", as_json)
     if target is not None:
         typer.echo(f"wrote {write_plan(found, target)}", err=as_json)
 
@@ -63,19 +63,18 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Print and draw every scheme's latency over bandwidth, budget or number of clients."""
-    from fedloom.wireless.plan import sweep as sweep_values_of
-    from fedloom.wireless.plan import sweep_values
+    from fedloom.report.wireless import write_sweep
+    from fedloom.wireless.plan import sweep_values, sweep_variable
     from fedloom.wireless.scenario import load_scenario
 
     variable, values = _varied(vary)
-    found = sweep_values_of(load_scenario(scenario), variable, values, rounds)
-    from fedloom.report.wireless import write_sweep
-
+    network = load_scenario(scenario)
+    target = _target(out, f"{network.name}-sweep.html", as_json)
+    found = sweep_variable(network, variable, values, rounds)
     if as_json:
         typer.echo(json.dumps(sweep_values(found), indent=2))
     else:
         _print_sweep(found)
-    target = _target(out, f"{found.scenario.name}-sweep.html", as_json)
     if target is not None:
         typer.echo(f"wrote {write_sweep(found, target)}", err=as_json)
 

@@ -18,7 +18,7 @@ def solve_exact(problem: RoundProblem) -> Allocation:
     """Find the round's least latency T as the root of Phi(T) = Gamma, Phi(T) the least budget that T needs.
 
     Phi falls with T, from the latency at the highest rates, where it is sum w_k rho_max_k, to the latency without
-    pruning that counts, where it is 0; both ends are known (`bandwidth_block`), so the root is bracketed from the start.
+    pruning that counts, where it is 0; both ends are known (`bandwidth_block`), so the root is bracketed.
 
     Args:
         problem: the round.

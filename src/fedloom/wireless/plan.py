@@ -96,7 +96,7 @@ def plan_round(scenario: Scenario, round_number: int = 0) -> Plan:
     return Plan(network, round_number, problem, _schemes(network, problem, round_number), total)
 
 
-def sweep(scenario: Scenario, variable: str, values: Sequence[float] = (), rounds: int = 10) -> Sweep:
+def sweep_variable(scenario: Scenario, variable: str, values: Sequence[float] = (), rounds: int = 10) -> Sweep:
     """Solve a scenario with several values of one variable, by every scheme.
 
     Args:
@@ -174,8 +174,9 @@ def plan_values(plan: Plan) -> dict[str, Any]:
             }
             for name, one in plan.schemes.items()
         },
-        "total": total
-        and {"prune_budget": total.prune_budget, "rounds": total.rounds, "total_latency_s": total.total_latency_s},
+        "total": None
+        if total is None
+        else {"prune_budget": total.prune_budget, "rounds": total.rounds, "total_latency_s": total.total_latency_s},
     }
 
 
