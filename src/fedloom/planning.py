@@ -96,6 +96,7 @@ def _varied(text: str) -> tuple[str, list[float]]:
 
 
 def _print_plan(found: Plan) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -107,7 +108,9 @@ def _print_plan(found: Plan) -> None:
     for name, one in sorted(found.schemes.items(), key=lambda item: item[1].latency_s):
         above = "" if name == OURS else f"{100 * (one.latency_s / best - 1):.1f} %"
         table.add_row(NAMES[name], f"{one.latency_s:.3f} s", above)
-    clients = Table(*CLIENT_HEADINGS, title=f"what every client gets: {NAMES[OURS]}", title_justify="left")
+    # Narrow enough for a terminal of 80 columns.
+    title = f"what every client gets: {NAMES[OURS]}"
+    clients = Table(*CLIENT_HEADINGS, title=title, title_justify="left", box=SIMPLE_HEAD)
     for k in range(min(found.problem.clients, MOST_ROWS)):
         clients.add_row(*client_cells(found, k))
     console = Console()

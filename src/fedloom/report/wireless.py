@@ -130,19 +130,19 @@ def client_cells(plan: Plan, client: int) -> list[str]:
     """One client's row of the allocation's table: see `CLIENT_HEADINGS`."""
     network, ours = plan.network, plan.schemes[OURS]
     times = client_times(plan.problem, ours)
-    distance = "" if network.distance_m is None else f"{network.distance_m[client]:.0f} m"
+    distance = "" if network.distance_m is None else f"{network.distance_m[client]:.0f}"
     return [
         network.clients[client],
         network.scenario.devices[network.device[client]].name,
         distance,
         f"{network.examples[client]:.0f}",
-        f"{100 * ours.prune_rate[client]:.1f} %",
-        f"{ours.bandwidth_hz[client] / 1e6:.3f} MHz",
-        *(f"{one[client]:.2f} s" for one in times),
+        f"{100 * ours.prune_rate[client]:.1f}",
+        f"{ours.bandwidth_hz[client] / 1e6:.3f}",
+        *(f"{one[client]:.2f}" for one in times),
     ]
 
 
-CLIENT_HEADINGS = ("client", "device", "distance", "examples", "pruned", "bandwidth", "receive", "compute", "send")
+CLIENT_HEADINGS = ("client", "device", "metres", "examples", "pruned %", "MHz", "receive s", "compute s", "send s")
 
 
 def value_text(variable: str, value: float) -> str:
