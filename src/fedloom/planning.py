@@ -96,7 +96,6 @@ def _varied(text: str) -> tuple[str, list[float]]:
 
 
 def _print_plan(found: Plan) -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -110,7 +109,7 @@ def _print_plan(found: Plan) -> None:
         table.add_row(NAMES[name], f"{one.latency_s:.3f} s", above)
     # Narrow enough for a terminal of 80 columns.
     title = f"what every client gets: {NAMES[OURS]}"
-    clients = Table(*CLIENT_HEADINGS, title=title, title_justify="left", box=SIMPLE_HEAD)
+    clients = Table(*CLIENT_HEADINGS, title=title, title_justify="left", box=None)
     for k in range(min(found.problem.clients, MOST_ROWS)):
         clients.add_row(*client_cells(found, k))
     console = Console()
