@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
@@ -193,7 +193,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> UserError:
     location = [
         part
         for place, part in enumerate(detail["loc"], start=1)
-        if not _is_tag(part) or (kind == "extra_forbidden" and place == len(detail["loc"]))
+        if not _is_tag(detail["loc"][:place]) or (kind == "extra_forbidden" and place == len(detail["loc"]))
     ]
     key = ".".join(str(part) for part in location)
     context = detail.get("ctx", {})
@@ -220,7 +220,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> UserError:
         told = str(context["error"])
         return UserError(told if not key or told.startswith(key) else f"{key}: {told}")
     # A union tells of each of its variants; all of them are allowed.
-    union = [d for d in details if d["loc"][:-1] == detail["loc"][:-1] and _is_tag(d["loc"][-1])] or [detail]
+    union = [d for d in details if d["loc"][:-1] == detail["loc"][:-1] and _is_tag(d["loc"])] or [detail]
     wanted = " or ".join(_wanted(d, location, root) for d in union)
     literals = [d["ctx"]["expected"].strip("'") for d in union if d["type"] == "literal_error"]
     close = nearest(value, literals) if isinstance(value, str) else None
@@ -309,9 +309,12 @@ def _shown(value: Any) -> str:
     return words[value] if value is None or isinstance(value, bool) else repr(value)
 
 
-def _is_tag(part: int | str) -> bool:
-    # pydantic puts the chosen variant of a union into the location; a person never wrote that.
-    return isinstance(part, str) and (part in _TAGS or part.startswith("list["))
+def _is_tag(location: Sequence[int | str]) -> bool:
+    # pydantic puts the chosen variant of a union into the location, after its key; a person never wrote that.
+    *before, part = location
+    if not isinstance(part, str):
+        return False
+    return part in _TAGS or part.startswith("list[") or (bool(before) and part in _KINDS.get(str(before[-1]), ()))
 
 
 def _variants(model: type[BaseModel]) -> list[type[BaseModel]]:
@@ -328,16 +331,18 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for inner in get_args(annotation) for model in _models_in(inner)]
 
 
-def _tags() -> set[str]:
-    tags = {"list[str]", "SourceConfig", "str", "int", "float", "constrained-int", "constrained-float", "bool", "list"}
-    tags.update(f"literal['{name}']" for name in ("auto", "all-linear", "lossless"))
-    for model in _variants(Recipe):
-        if model.__name__.startswith("Partition") or issubclass(model, AdapterKind):
-            tags.update(get_args(model.model_fields["kind"].annotation))
-    return tags
+def _kinds(wanted: Callable[[type[BaseModel]], bool]) -> set[str]:
+    models = [model for model in _variants(Recipe) if wanted(model)]
+    return {name for model in models for name in get_args(model.model_fields["kind"].annotation)}
 
 
-_TAGS = _tags()
+_TAGS = {"list[str]", "SourceConfig", "str", "int", "float", "constrained-int", "constrained-float", "bool", "list"}
+_TAGS |= {f"literal['{name}']" for name in ("auto", "all-linear", "lossless")}
+# The kinds of a union's variants by its key: elsewhere a key may have the same name, as local.sparse has.
+_KINDS = {
+    "adapter": _kinds(lambda model: issubclass(model, AdapterKind)),
+    "partition": _kinds(lambda model: model.__name__.startswith("Partition")),
+}
 
 
 def _allowed_keys(location: Sequence[int | str], raw: Sequence[int | str], root: type[BaseModel]) -> list[str]:
