@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from fedloom.model.adapter_products import squared_product
+from fedloom.model.adapter_products import equal_groups, squared_products
 from fedloom.model.adapters.lora import _GroupedLinear
 from fedloom.model.adapters.registry import build_adapter
 from fedloom.model.base import POCKET, load_base
@@ -179,9 +179,22 @@ def test_the_squared_mean_gradient_is_something_else():
     assert to_b.square().sum((1, 2)).tolist() == pytest.approx([0.000533, 0.453609], abs=1e-6)
 
 
-@given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 30), st.integers(0, 5))
-def test_both_ways_to_a_squared_norm_agree(tokens, m, n, seed):
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(1, 30), st.integers(1, 12), st.booleans(), st.integers(0, 5))
+def test_both_ways_to_a_squared_norm_agree_and_a_group_has_its_bits_alone(groups, tokens, rank, fours, wide, seed):
+    torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(seed)
-    left, right = torch.randn(tokens, m, generator=generator), torch.randn(tokens, n, generator=generator)
-    expected = (left.double().t() @ right.double()).square().sum()
-    assert float(squared_product(left, right)) == pytest.approx(float(expected), rel=TOLERANCE)
+    sizes = (4 * fours, rank) if wide else (rank, 4 * fours)
+    left, right = (torch.randn(groups, tokens, size, generator=generator) for size in sizes)
+    found = squared_products(left, right)
+    expected = (left.double().mT @ right.double()).square().sum((1, 2))
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=TOLERANCE)
+    alone = [squared_products(left[group, None], right[group, None]).item() for group in range(groups)]
+    assert alone == found.tolist()
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
+def test_equal_groups_are_found_in_order(sizes):
+    starts = np.cumsum([0, *sizes]).tolist()
+    found = list(equal_groups(starts))
+    assert [size for some, size in found for _ in range(some.stop - some.start)] == [size for size in sizes if size]
+    assert all(sizes[group] == size for some, size in found for group in range(some.start, some.stop))
