@@ -211,7 +211,7 @@ def squared_products(left: Tensor, right: Tensor) -> Tensor:
         right: [groups, tokens, n].
 
     Returns:
-        fp64 [groups]. Where m or n is a multiple of 4, as sizes of layers are, a group has the bits it would have alone.
+        fp64 [groups]. Where m or n is a multiple of 4, as layers' sizes are, a group has the bits it would have alone.
     """
     tokens, m, n = left.shape[1], left.shape[2], right.shape[2]
     if tokens * (m + n) < m * n:
