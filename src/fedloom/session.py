@@ -24,6 +24,7 @@ from fedloom.model.check import check_model, check_positions
 from fedloom.model.checkpointing import make_layers_repeatable
 from fedloom.model.classes import Classes, classes_of
 from fedloom.model.decoder_layer import frozen_layers, use_own_layers
+from fedloom.model.encoder_layer import use_read_rows
 from fedloom.model.fingerprint import base_fingerprint
 from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
@@ -129,6 +130,7 @@ def open_model(
     if grouped.fits_own_layers and not changes_base and recipe.model.quantization is None:
         # Own layers multiply frozen weights side by side, and know of no change to one of them.
         use_own_layers(model, grouped)
+        use_read_rows(model, grouped)
     make_layers_repeatable(model, grouped)
     apart = not changes_base or grouped.device.type != "cpu"
     frozen = frozen_layers(model, grouped.layers) if apart else 0

@@ -7,20 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from fedloom.data.shards import ExampleSet
 from fedloom.model.adapter_products import equal_groups, squared_products
 from fedloom.model.adapters.lora import _GroupedLinear
 from fedloom.model.adapters.registry import build_adapter
 from fedloom.model.base import POCKET, load_base
 from fedloom.model.classes import Classes
 from fedloom.model.decoder_layer import use_own_layers
-from fedloom.model.packing import Example
+from fedloom.model.encoder_layer import use_read_rows
+from fedloom.model.lanes import Lanes
 from fedloom.recipe import load_recipe
 from fedloom.recipe.model_schema import ModelConfig
 from fedloom.session import open_data
-from fedloom.training.fisher import fisher_diagonal, fisher_traces, summed_means
-from tests.encoders import tiny_bert
+from fedloom.training.fisher import fisher_diagonal, fisher_traces
+from tests.encoders import tiny_bert, tiny_roberta
 from tests.federated_runs import recipe, write_examples
 
 TOLERANCE = 1e-5
@@ -127,27 +129,47 @@ def test_fresh_lora_has_its_information_in_b_alone(lora, examples):
     assert all(bool((view > 0).any()) == (".lora_B." in name) for name, view in views.items())
 
 
-def test_an_encoders_traces_leave_its_trained_head_out(tmp_path):
+def encoder_loop(folder, config, adapter, examples):
+    """Traces without the head, by one PEFT pass for each example, in fp64."""
+    base = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, dtype=torch.float64)
+    settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules="all-linear", task_type="SEQ_CLS")
+    model = get_peft_model(base, settings).double().eval()
+    set_peft_model_state_dict(model, adapter)
+    trained = [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
+    traces = []
+    for place in range(len(examples)):
+        logits = model(input_ids=torch.from_numpy(examples.tokens(place))[None]).logits
+        loss = nn.functional.cross_entropy(logits, torch.tensor([examples.label(place)]))
+        traces.append(sum(float(part.square().sum()) for part in torch.autograd.grad(loss, trained)))
+    return traces
+
+
+@pytest.mark.parametrize("make", [tiny_bert, tiny_roberta])
+def test_an_encoders_traces_equal_plain_torch_one_example_at_a_time(tmp_path, make):
     torch.set_num_threads(1)
     classes = Classes("linear", 3)
-    config = ModelConfig(base=str(tiny_bert(tmp_path / "bert")), dtype="float32", adapter={"targets": "all-linear"})
+    folder = make(tmp_path / "encoder")
+    config = ModelConfig(base=str(folder), dtype="float32", adapter={"rank": 4, "targets": "all-linear"})
     model = load_base(config, CPU, classes)
     grouped = build_adapter(model, config.adapter, classes)
     draw = np.random.default_rng(0)
-    members = [
-        Example(draw.integers(5, 96, length), np.zeros(length, dtype=bool), label=number % 3)
-        for number, length in enumerate((5, 33, 2, 18))
-    ]
-    adapter = trained_adapter(grouped)
-    grouped.load([adapter] * len(members))
-    grouped.backward(summed_means(model, grouped, [[member] for member in members]))
-    views = grouped.split(grouped.gradients.double().square())
+    tokens = [draw.integers(5, 96, length).tolist() for length in (5, 33, 2, 18, 33, 5)]
+    nothing = [[False] * len(one) for one in tokens]
+    examples = ExampleSet.from_examples(tokens, nothing, labels=[0, 1, 2, 0, 2, 1])
+    adapter, every = trained_adapter(grouped), range(len(examples))
+    apart = fisher_traces(model, grouped, adapter, examples, every)
+    assert apart.tolist() == pytest.approx(encoder_loop(folder, config.adapter, adapter, examples), rel=TOLERANCE)
+    # The same with a last layer that ends with the tokens at which classes are read, in lanes, and alone.
+    use_read_rows(model, grouped)
+    fewer = fisher_traces(model, grouped, adapter, examples, every)
+    assert grouped.reads_rows
+    assert fewer.tolist() == pytest.approx(apart.tolist(), rel=TOLERANCE)
+    assert fisher_traces(model, grouped, adapter, examples, every, Lanes(2, CPU)).tolist() == fewer.tolist()
+    assert [fisher_traces(model, grouped, adapter, examples, [i])[0] for i in every] == fewer.tolist()
+    # And by gradients, those of the head left out.
     assert grouped.head_names
-    assert all(views[name].any() for name in grouped.head_names)
-    expected = sum(view.flatten(1).sum(1) for name, view in views.items() if name not in grouped.head_names)
-    squares = grouped.load_squares(adapter, len(members))
-    loss = summed_means(model, grouped, [[member] for member in members])
-    assert torch.autograd.grad(loss, squares)[0].numpy() == pytest.approx(expected.numpy(), rel=TOLERANCE)
+    grouped.has_squares = False
+    assert fisher_traces(model, grouped, adapter, examples, every).tolist() == pytest.approx(apart.tolist(), rel=1e-6)
 
 
 # (W0 + B A) x, four examples of two classes.

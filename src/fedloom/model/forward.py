@@ -96,7 +96,11 @@ def class_logits(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: Pa
     starts = (0, *batch.label_counts.cumsum(0).tolist())
     # What follows the base's layers works on a row for each example.
     grouped.group_starts = starts
-    return grouped.reader.logits(rows.to(model.dtype), starts, grouped.heads)
+    heads = grouped.heads
+    if heads and grouped.squares is not None:
+        # All groups have the same one.
+        starts, heads = (0, starts[-1]), {name: values[:1] for name, values in heads.items()}
+    return grouped.reader.logits(rows.to(model.dtype), starts, heads)
 
 
 def label_logits(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:
@@ -156,7 +160,8 @@ def _rows_at_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch:
         base = grouped.frozen_prefix.upper
         del arguments["input_ids"]
         arguments["inputs_embeds"] = grouped.frozen_prefix.inputs(batch)
-    if grouped.own_layers:
+    # (Of encoders so far only where squares are asked for.)
+    if grouped.own_layers or (grouped.reads_rows and grouped.squares is not None):
         starts = (0, *batch.label_counts.cumsum(0).tolist())
         hidden = base(**arguments, packed_labels=LabelRows(positions, starts)).last_hidden_state[0]
     else:

@@ -99,6 +99,8 @@ class GroupedAdapter(Generic[KindConfig]):
         self.plain_head = head_is_plain(model)
         # Whether the decoder layers are computed by `decoder_layer`; see `use_own_layers`.
         self.own_layers = False
+        # Whether an encoder's last layer can end with the rows at which classes are read; see `encoder_layer`.
+        self.reads_rows = False
         # What runs the layers below the lowest changed one, where there are any; see `frozen_prefix`.
         self.frozen_prefix: FrozenPrefix | None = None
         # Whether layers keep their inputs only; see `checkpointing`.
