@@ -35,7 +35,7 @@ from fedloom.training.fisher import fisher_traces
 from harness import Target, arguments_of, finish, median_timing, shared_folder, take_turns
 
 NAME = "fisher"
-EXAMPLES, REPETITIONS = 512, 5
+EXAMPLES, REPETITIONS = 512, 3
 RANK = 8
 SST2 = Path("data/classification/sst2.jsonl.gz")
 # An installable copy of all-MiniLM-L6-v2.

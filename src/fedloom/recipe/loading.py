@@ -300,7 +300,7 @@ def _shown(value: Any) -> str:
 
 def _is_tag(part: int | str) -> bool:
     # pydantic puts the chosen variant of a union into the location; a person never wrote that.
-    return isinstance(part, str) and (part in _TAGS or part.startswith("list["))
+    return isinstance(part, str) and (part in _TAGS or part.startswith(("list[", "literal[")))
 
 
 def _variants(model: type[BaseModel]) -> list[type[BaseModel]]:
@@ -319,7 +319,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def _tags() -> set[str]:
     tags = {"list[str]", "SourceConfig", "str", "int", "float", "constrained-int", "constrained-float", "bool", "list"}
-    tags.update(f"literal['{name}']" for name in ("auto", "all-linear", "lossless"))
+    tags.add("DifficultyColumn")
     for model in _variants(Recipe):
         if model.__name__.startswith("Partition") or issubclass(model, AdapterKind):
             tags.update(get_args(model.model_fields["kind"].annotation))

@@ -17,10 +17,13 @@ from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
 from fedloom.randomness import numpy_generator
+from fedloom.recipe.curriculum_schema import DifficultyColumn
 from fedloom.training.fisher import fisher_traces, passes
 
 
-def known_difficulties(difficulty: str, examples: ExampleSet, seed: int, client: str) -> NDArray[np.float64] | None:
+def known_difficulties(
+    difficulty: str | DifficultyColumn, examples: ExampleSet, seed: int, client: str
+) -> NDArray[np.float64] | None:
     """Difficulties that no model is needed for.
 
     Args:
@@ -32,6 +35,8 @@ def known_difficulties(difficulty: str, examples: ExampleSet, seed: int, client:
     Returns:
         fp64 [examples]; None for a difficulty that is measured.
     """
+    if isinstance(difficulty, DifficultyColumn):
+        return examples.difficulties
     if difficulty == "length":
         return examples.lengths.astype(np.float64)
     if difficulty == "random":
@@ -40,7 +45,7 @@ def known_difficulties(difficulty: str, examples: ExampleSet, seed: int, client:
 
 
 def measured_difficulties(
-    difficulty: str,
+    difficulty: str | DifficultyColumn,
     model: PreTrainedModel,
     grouped: GroupedAdapter[Any],
     adapter: Mapping[str, Tensor],
