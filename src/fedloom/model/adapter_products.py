@@ -172,7 +172,7 @@ def squared_gradients(
         place = slice(starts[some.start], starts[some.stop])
 
         def apart(values: Tensor, place: slice = place, tokens: int = tokens) -> Tensor:
-            return values[place].unflatten(0, (-1, tokens))
+            return values[place].view(-1, tokens, values.shape[1])
 
         total = squared_products(apart(to_inner), apart(rows))
         for number, site in enumerate(sites):
