@@ -314,7 +314,11 @@ def _is_tag(location: Sequence[int | str]) -> bool:
     *before, part = location
     if not isinstance(part, str):
         return False
-    return part in _TAGS or part.startswith("list[") or (bool(before) and part in _KINDS.get(str(before[-1]), ()))
+    return (
+        part in _TAGS
+        or part.startswith(("list[", "literal["))
+        or (bool(before) and part in _KINDS.get(str(before[-1]), ()))
+    )
 
 
 def _variants(model: type[BaseModel]) -> list[type[BaseModel]]:
@@ -337,7 +341,7 @@ def _kinds(wanted: Callable[[type[BaseModel]], bool]) -> set[str]:
 
 
 _TAGS = {"list[str]", "SourceConfig", "str", "int", "float", "constrained-int", "constrained-float", "bool", "list"}
-_TAGS |= {f"literal['{name}']" for name in ("auto", "all-linear", "lossless")}
+_TAGS.add("DifficultyColumn")
 # The kinds of a union's variants by its key: elsewhere a key may have the same name, as local.sparse has.
 _KINDS = {
     "adapter": _kinds(lambda model: issubclass(model, AdapterKind)),

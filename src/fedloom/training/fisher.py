@@ -19,10 +19,11 @@ from fedloom.data.shards import ExampleSet
 from fedloom.model.example_sets import examples_at
 from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import GroupedAdapter
+from fedloom.model.lanes import Lanes
 from fedloom.model.packing import Example
 
-# A longer pass gains nothing on a CPU; see `cohort`.
-TOKENS = 4096
+# A longer pass gains nothing on a CPU, and fewer could not be shared out evenly among lanes.
+TOKENS = 2048
 # Entries of all gradients of a pass, where they are held: 64 MiB of them.
 ENTRIES = 1 << 24
 
@@ -33,6 +34,7 @@ def fisher_traces(
     adapter: Mapping[str, Tensor],
     examples: ExampleSet,
     indices: Sequence[int] | np.ndarray,
+    lanes: Lanes | None = None,
 ) -> np.ndarray:
     """The trace of each example's empirical Fisher information, the difficulty of FibecFed (arXiv 2410.00131).
 
@@ -45,17 +47,30 @@ def fisher_traces(
         adapter: fp32 tensors.
         examples: where the examples are.
         indices: [n] which of them.
+        lanes: in which passes run side by side; None: one after another in this thread.
 
     Returns:
         fp64 [n], none negative; an example's does not depend on the others.
     """
-    if grouped.has_squares:
-        return _squares(model, grouped, adapter, examples, indices)
-    traces = np.zeros(len(indices))
-    for first, gradients in _gradients(model, grouped, adapter, examples, indices):
-        views = grouped.split(gradients.double().square_())
-        sums = sum(view.flatten(1).sum(1) for name, view in views.items() if name not in grouped.head_names)
-        traces[first : first + len(gradients)] = sums.cpu().numpy()  # type: ignore[union-attr]
+    some = examples.subset(np.asarray(indices))
+    # Examples of equal lengths are neighbours, so that their gradients are products of one batch.
+    order = np.lexsort((some.label_counts, some.lengths))
+    some = some.subset(order)
+
+    def traces_of(members: range) -> np.ndarray:
+        chosen = examples_at(some, members)
+        if grouped.has_squares:
+            squares = grouped.load_squares(adapter, len(chosen))
+            loss = summed_means(model, grouped, [[example] for example in chosen])
+            return torch.autograd.grad(loss, squares)[0].cpu().numpy()
+        views = grouped.split(_gradients(model, grouped, adapter, chosen).double().square_())
+        sums = [view.flatten(1).sum(1) for name, view in views.items() if name not in grouped.head_names]
+        return torch.stack(sums).sum(0).cpu().numpy()
+
+    jobs = passes(some.lengths, len(some) if grouped.has_squares else _most(grouped))
+    parts = list(map(traces_of, jobs)) if lanes is None else lanes.map_within(traces_of, jobs)
+    traces = np.zeros(len(some))
+    traces[order] = np.concatenate(parts) if parts else 0.0
     return traces
 
 
@@ -78,44 +93,26 @@ def fisher_diagonal(
     Returns:
         fp32 [parameters], in the flat order of `grouped`, those of a trained head included.
     """
+    some = examples.subset(np.asarray(indices))
     total = torch.zeros(grouped.size, dtype=torch.float64, device=grouped.device)
-    for _, gradients in _gradients(model, grouped, adapter, examples, indices):
-        for row in gradients:
+    for members in passes(some.lengths, _most(grouped)):
+        for row in _gradients(model, grouped, adapter, examples_at(some, members)):
             total += row.double().square_()
-    return (total / len(indices)).float()
+    return (total / len(some)).float()
 
 
-def _squares(
-    model: PreTrainedModel,
-    grouped: GroupedAdapter[Any],
-    adapter: Mapping[str, Tensor],
-    examples: ExampleSet,
-    indices: Sequence[int] | np.ndarray,
-) -> np.ndarray:
-    """The same without any gradient of a whole adapter; a trained head has no part in it."""
-    traces = np.zeros(len(indices))
-    for members in passes(examples.lengths[np.asarray(indices)], len(indices)):
-        squares = grouped.load_squares(adapter, len(members))
-        chosen = examples_at(examples, (int(indices[place]) for place in members))
-        loss = summed_means(model, grouped, [[example] for example in chosen])
-        traces[members.start : members.stop] = torch.autograd.grad(loss, squares)[0].cpu().numpy()
-    return traces
+def _most(grouped: GroupedAdapter[Any]) -> int:
+    """Examples of a pass whose gradients are all held."""
+    return max(1, ENTRIES // grouped.size) if grouped.cohorts else 1
 
 
 def _gradients(
-    model: PreTrainedModel,
-    grouped: GroupedAdapter[Any],
-    adapter: Mapping[str, Tensor],
-    examples: ExampleSet,
-    indices: Sequence[int] | np.ndarray,
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield where a pass begins among the indices, and its examples' gradients of the mean loss, fp32 [groups, all]."""
-    most = max(1, ENTRIES // grouped.size) if grouped.cohorts else 1
-    for members in passes(examples.lengths[np.asarray(indices)], most):
-        chosen = examples_at(examples, (int(indices[place]) for place in members))
-        grouped.load([adapter] * len(chosen))
-        grouped.backward(summed_means(model, grouped, [[example] for example in chosen]))
-        yield members.start, grouped.gradients
+    model: PreTrainedModel, grouped: GroupedAdapter[Any], adapter: Mapping[str, Tensor], chosen: Sequence[Example]
+) -> Tensor:
+    """Each example's gradient of its mean loss, fp32 [examples, parameters]."""
+    grouped.load([adapter] * len(chosen))
+    grouped.backward(summed_means(model, grouped, [[example] for example in chosen]))
+    return grouped.gradients
 
 
 def summed_means(model: PreTrainedModel, grouped: GroupedAdapter[Any], groups: Sequence[Sequence[Example]]) -> Tensor:
