@@ -1,14 +1,14 @@
 """Updates of clients that left out units of the base: what they send, and a mean over those that kept an entry.
 
-A unit is an attention head (or a group of heads that share keys and values) or a feed-forward neuron; rows or columns of
-the adapter are tied to it. What a client sends are the rows and columns of units that it kept, as smaller tensors, and
-one bit for each unit. Coordinate-wise averaging over those that kept a coordinate, which stays as it is where nobody
-did, is how HeteroFL (arXiv 2010.01264) and the wireless pruning literature (WCL 2021; arXiv 2205.14271) combine them.
+A unit is an attention head (or a group of heads that share keys and values) or a feed-forward neuron; rows or columns
+of the adapter are tied to it. What a client sends are the rows and columns of units that it kept, as smaller tensors,
+and one bit for each unit. The mean of an entry over those that kept it, and that an entry which nobody kept stays as it
+is, are HeteroFL's (arXiv 2010.01264); that units are told as bits is our choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -194,8 +194,9 @@ class KeptUpdates:
         fold(self._updates, KeptSums(into, self._ties)).finish()
         return Folded()
 
-    def __iter__(self) -> Iterable[Update]:  # type: ignore[misc]
-        raise NotImplementedError("only means know what to do with units that clients left out")
+    def __iter__(self) -> Iterator[Update]:
+        """There is no way but to fold: single updates of clients that kept different units can't be compared."""
+        raise NotImplementedError
 
 
 class MeanOfKept(Wrapped):
@@ -212,4 +213,4 @@ class MeanOfKept(Wrapped):
 
     def step(self, adapter: Tensors, state: State, updates: Iterable[Update]) -> tuple[dict[str, Tensor], State]:
         """See `Algorithm`."""
-        return self.inner.step(adapter, state, KeptUpdates(updates, self._ties))  # type: ignore[arg-type]
+        return self.inner.step(adapter, state, KeptUpdates(updates, self._ties))

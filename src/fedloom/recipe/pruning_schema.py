@@ -12,7 +12,7 @@ from fedloom.recipe.base import Config, Fraction, PositiveInt
 if TYPE_CHECKING:
     from fedloom.recipe.schema import Recipe
 
-# Their server takes a weighted mean of what clients send, and adds it: the mean can be one over those that kept an entry.
+# Their server adds a weighted mean of what clients send, which can be one over those that kept an entry.
 MEANS = ("fedavg", "fedprox", "ffa_lora", "rolora")
 
 
@@ -54,10 +54,20 @@ class PruningConfig(Config):
         """
         return self.rate.get(client, 0.0) if isinstance(self.rate, dict) else self.rate
 
-    @property
-    def prunes(self) -> bool:
-        """Whether any client leaves out anything: otherwise the run is the one without the section, to the bit."""
-        return any(self.rate.values()) if isinstance(self.rate, dict) else self.rate > 0
+
+def prunes(recipe: Recipe) -> bool:
+    """Whether any client leaves out anything: otherwise the run is the one without the section, to the bit.
+
+    Args:
+        recipe: the run.
+
+    Returns:
+        Whether a rate is above 0.
+    """
+    pruning = recipe.local.pruning
+    if pruning is None:
+        return False
+    return any(pruning.rate.values()) if isinstance(pruning.rate, dict) else pruning.rate > 0
 
 
 def check_pruning(recipe: Recipe) -> None:
@@ -95,7 +105,7 @@ def check_pruning(recipe: Recipe) -> None:
         raise ValueError(
             "local.pruning: federation.participation.clock simulates clients that compute and send everything"
         )
-    if recipe.runtime.prefix_cache_gb is not None and recipe.local.pruning.prunes:
+    if recipe.runtime.prefix_cache_gb is not None and prunes(recipe):
         raise ValueError(
             "runtime.prefix_cache_gb has no effect: with local.pruning, layers below the lowest adapter differ from "
             "client to client"
