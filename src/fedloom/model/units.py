@@ -103,6 +103,21 @@ def unit_count(blocks: Sequence[Block]) -> int:
     return blocks[-1].first + blocks[-1].count
 
 
+def layer_weights(model: PreTrainedModel, blocks: Sequence[Block]) -> float:
+    """How many weights a layer has that belong to units.
+
+    Args:
+        model: the base, possibly wrapped.
+        blocks: of the model, two a layer.
+
+    Returns:
+        Their number, the mean over layers.
+    """
+    names = [name for block in blocks for name in (*block.incoming, block.outgoing)]
+    layers: list[Any] = [model.get_submodule(name) for name in names]
+    return 2 * sum(getattr(layer, "base", layer).weight.numel() for layer in layers) / len(blocks)
+
+
 def kept_units(importance: Tensor, blocks: Sequence[Block], rate: float) -> Tensor:
     """The most important units of each block, as many as the rate leaves: the same share in every layer.
 
