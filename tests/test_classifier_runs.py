@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import fedloom
 from fedloom.checkpoint import save_checkpoint
 from fedloom.cli import app
+from fedloom.report.events import read_events
 from tests.encoders import tiny_bert, tiny_roberta
 from tests.federated_runs import outcome
 
@@ -94,3 +95,46 @@ def test_cohorts_and_resumed_runs_end_with_the_same_bytes(place, tmp_path, monke
         run(settings, tmp_path / name, *(["--resume"] if name == "resumed" else []))
         found.append(outcome(tmp_path / name)["adapters"])
     assert found[0] == found[1] == found[2]
+
+
+CHOSEN = {
+    "federation": {"rounds": 3, "clients_per_round": 3, "layers": {"number": 1, "examples": 4}},
+    "local": {
+        "epochs": 1,
+        "batch_size": 8,
+        "learning_rate": 0.01,
+        "curriculum": {"start": 0.4},
+        "sparse": {"share": 0.5, "examples": 4},
+    },
+}
+
+
+def test_the_page_says_what_was_shared_and_used_and_what_the_base_is(place, tmp_path):
+    run(recipe(place, **CHOSEN), tmp_path / "run")
+    events = read_events(tmp_path / "run" / "events.jsonl")
+    assert events[0]["fresh_head"]
+    chosen = next(event["chosen"] for event in events if event["event"] == "layers")
+    shares = [event.get("examples_share", 1.0) for event in events if event["event"] == "round"]
+    assert shares[0] < shares[1] < shares[2] == 1
+    page = (tmp_path / "run" / "report.html").read_text()
+    for said in (
+        f"{chosen[0]} (1 of 2, counted from 0)",
+        f"{100 * shares[0]:.1f} % at first, {100 * sum(shares) / 3:.1f} % on average",
+        "its classification head is random",
+        "own mixture, personal adapters",
+        "macro F1",
+        "Matthews",
+    ):
+        assert said in page
+
+
+def test_variants_of_a_comparison_have_data_of_their_own_task(place, tmp_path):
+    """What a pattern says is in the tokens; a comparison shares data between variants of one task only."""
+    values = recipe(place, task={"kind": "classification", "head": "label_words", **WORDS}, federation={"rounds": 1})
+    patterns = [WORDS["pattern"], "a {mask} film : {text}"]
+    found = fedloom.compare(values, tmp_path / "both", {"task.pattern": patterns}, seeds=1, baselines=False)
+    for variant, pattern in zip(found.results["variants"], patterns, strict=True):
+        out = tmp_path / str(len(pattern))
+        alone = fedloom.run(values, out, [f"task.pattern={json.dumps(pattern)}"]).metrics["eval"]
+        cell = json.loads((found.out / variant["runs"][0]["folder"] / "metrics.json").read_text())["eval"]
+        assert cell == alone

@@ -295,6 +295,8 @@ def describe_session(session: Session) -> dict[str, Any]:
         "adapter": session.recipe.model.adapter.kind,
         # Only where it is so: other kinds train several clients in one pass.
         **({} if session.grouped.cohorts else {"one_client_at_a_time": True}),
+        # What the result `base` then says is what chance does.
+        **({"fresh_head": True} if session.grouped.has_fresh_head else {}),
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

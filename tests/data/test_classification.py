@@ -312,6 +312,8 @@ def test_examples_in_memory_and_with_flipped_classes() -> None:
     flipped = FlippedClasses(some, 3)
     assert (flipped.labels.tolist(), flipped.label(0), flipped.label(1)) == ([0, 2], 0, 2)
     assert flipped.tokens(0).tolist() == [4, 5, 6]
+    # As a curriculum chooses.
+    assert flipped.subset([1]).labels.tolist() == [2]  # type: ignore[union-attr]
 
 
 def test_what_a_person_is_shown(write_lines: Write, bert: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ MEANINGS = {
     "fine_tuned": "every client goes on from the federation's adapter, mean over clients",
     "centralized": "trained on everybody's data in one place",
 }
+FRESH_HEAD = "before any training: its classification head is random"
 TEST_SET_MEANINGS = {
     "own": "every client's own test split, mean over clients",
     "personal": "the same tests, each client with the adapter it keeps for itself",
@@ -110,12 +112,16 @@ def facts(record: Record) -> list[tuple[str, str]]:
     chosen = [event for run in record.runs for event in run.events if event["event"] == "layers"]
     if chosen:
         # Of several seeds each chooses its own.
-        shared = " · ".join(dict.fromkeys(", ".join(map(str, event["chosen"])) for event in chosen))
-        found.append(("shared layers", f"{shared} of {len(chosen[0]['layers'])}"))
+        found.append(("shared layers", " · ".join(dict.fromkeys(map(units.layers_text, chosen)))))
     seconds = run_seconds(record)
     if seconds is not None:
         found.append(("time" if record.finished else "time so far", units.seconds_text(seconds)))
     rounds_of = [event for run in record.runs for event in run.rounds("federated").values()]
+    if any("examples_share" in event for event in rounds_of):
+        # Rounds that say nothing have used everything.
+        shares = [event.get("examples_share", 1.0) for event in rounds_of]
+        used = f"{units.accuracy_text(shares[0])} at first, {units.accuracy_text(statistics.fmean(shares))} on average"
+        found.append(("examples used", used))
     rejected = sum(len(event.get("rejected") or ()) for event in rounds_of)
     if rejected:
         found.append(("rejected updates", units.count_text(rejected)))
@@ -205,7 +211,7 @@ def arm_bars(record: Record) -> tuple[str, list[Bar]]:
             Bar(
                 arm=arm,
                 name=NAMES[arm],
-                meaning=MEANINGS[arm],
+                meaning=FRESH_HEAD if arm == "base" and record.start.get("fresh_head") else MEANINGS[arm],
                 text=text,
                 chart=bar(
                     arm,
