@@ -138,8 +138,12 @@ def classify_text(directory: Path, text: str, pair: str | None) -> str:
         The name of the most likely class.
 
     Raises:
-        UserError: for another task's run, a pair where there is none, or a folder without a readable adapter.
+        UserError: for an empty text, another task's run, a pair where there is none, or a folder without a readable
+            adapter.
     """
+    for name, given in (("TEXT", text), ("--pair", pair)):
+        if given is not None and not given.strip():
+            raise UserError(f"{name}: is empty")
     folder, recipe = open_finished(directory)
     if recipe.task.head is None:
         raise UserError(f"{directory}: its task is {recipe.task.kind}, which has no classes: fedloom generate answers")

@@ -199,6 +199,7 @@ def test_a_pattern_without_room_for_a_text_is_refused(bert: Any) -> None:
         ([True, False] * 2, ["false", "true"]),
         (["pos", " neg", "pos ", "neg"], ["neg", "pos"]),
         (["10", "9", "x", "x"], ["10", "9", "x"]),
+        (["nan", "10", "9", "9"], ["10", "9", "nan"]),
     ],
 )
 def test_classes_are_the_values_found_sorted(write_lines: Write, values: list[Any], labels: list[str]) -> None:

@@ -59,23 +59,6 @@ def planned_share(curriculum: CurriculumConfig | None, round_number: int, rounds
     return share_used(curriculum.pace, curriculum.start, curriculum.full_after, round_number - 1, rounds)
 
 
-def batches_used(pace: str, start: float, full_after: float, round_number: int, rounds: int, batches: int) -> int:
-    """The number of a client's batches that are used in a round.
-
-    Args:
-        pace: see `share_used`.
-        start: see `share_used`.
-        full_after: see `share_used`.
-        round_number: t, from 0.
-        rounds: of the whole run.
-        batches: of the client, at least 1.
-
-    Returns:
-        At least 1, at most `batches`.
-    """
-    return batches_of(share_used(pace, start, full_after, round_number, rounds), batches)
-
-
 def batches_of(share: float, batches: int) -> int:
     """A share of some batches, in whole batches.
 
