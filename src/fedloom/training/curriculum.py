@@ -11,7 +11,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloom.errors import UserError
 from fedloom.recipe.curriculum_schema import CurriculumConfig
+from fedloom.recipe.schema import LocalConfig
 
 # What rounding may add to a product that is a whole number.
 SLACK = 1e-9
@@ -57,6 +59,24 @@ def planned_share(curriculum: CurriculumConfig | None, round_number: int, rounds
     if curriculum is None:
         return 1.0
     return share_used(curriculum.pace, curriculum.start, curriculum.full_after, round_number - 1, rounds)
+
+
+def check_batches(local: LocalConfig, largest: int) -> None:
+    """Check that some client has more than one batch: else all of them use everything in every round.
+
+    Args:
+        local: the recipe's section.
+        largest: training examples of the largest client.
+
+    Raises:
+        UserError: where a curriculum has no effect.
+    """
+    if local.curriculum is not None and local.curriculum.start < 1 and largest <= local.batch_size:
+        raise UserError(
+            f"local.curriculum has no effect: it chooses whole batches, and no client has more than one of "
+            f"local.batch_size {local.batch_size} (the largest has {largest} training examples)",
+            hint="lower local.batch_size",
+        )
 
 
 def batches_of(share: float, batches: int) -> int:
