@@ -149,7 +149,10 @@ def classify_text(directory: Path, text: str, pair: str | None) -> str:
         raise UserError(f"{directory}: its task is {recipe.task.kind}, which has no classes: fedloom generate answers")
     paired = any(fields.pair is not None for fields in recipe.data.fields_in_use().values())
     if paired != (pair is not None):
-        raise UserError(f"--pair: this run classifies {'pairs of texts' if paired else 'single texts'}")
+        raise UserError(
+            f"--pair: this run classifies {'pairs of texts' if paired else 'single texts'}",
+            hint="give the second text with --pair" if paired else "leave it out",
+        )
     quiet_libraries()
     check_same_base(recipe, folder)
     tokenizer, device = load_tokenizer(recipe.model), pick_device(recipe.runtime.device)

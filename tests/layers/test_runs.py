@@ -60,7 +60,7 @@ def test_what_a_run_leaves(source: Path, tmp_path: Path) -> None:
         assert result.metrics[key] == choice[key] + sum(event[key] for event in rounds)
         assert choice[key] > 0
     chosen = ", ".join(map(str, choice["chosen"]))
-    assert f"{chosen} (2 of 3, counted from 0)" in (tmp_path / "run" / "report.html").read_text()
+    assert f"2 of 3: layers {chosen}, counted from 0" in (tmp_path / "run" / "report.html").read_text()
     # What is exported is what clients share: B of the other layer is zero.
     exported = safetensors.torch.load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     for name, value in exported.items():

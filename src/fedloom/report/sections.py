@@ -34,6 +34,10 @@ MEANINGS = {
     "centralized": "trained on everybody's data in one place",
 }
 FRESH_HEAD = "before any training: its classification head is random"
+MEASURE_NOTES = {
+    "macro_f1": "Macro F1: the mean over classes of F1, so that rare classes count as much as frequent ones.",
+    "matthews": "Matthews: correlation of true and predicted classes, 1 where all are right, 0 for guessing.",
+}
 TEST_SET_MEANINGS = {
     "own": "every client's own test split, mean over clients",
     "personal": "the same tests, each client with the adapter it keeps for itself",
@@ -160,6 +164,7 @@ def score_table(record: Record) -> Table | None:
         ]
         rows.append((arm, NAMES[arm], cells))
     notes = [_test_set_note(record, test_set or "own") for test_set in sets]
+    notes += [note for measure, note in MEASURE_NOTES.items() if any(measure == one for _, one in shown)]
     seeds = len(record.seeds)
     notes.append(
         f"Means over {seeds} seeds with their 95 % interval (Student's t), which the thin lines on the bars show, too."

@@ -97,9 +97,10 @@ def difference_text(measure: str, value: float | None) -> str:
 
 
 def layers_text(choice: Mapping[str, Any]) -> str:
-    """The layers that clients share, such as "3, 5 (2 of 6, counted from 0)"."""
-    chosen = ", ".join(map(str, choice["chosen"]))
-    return f"{chosen} ({len(choice['chosen'])} of {len(choice['layers'])}, counted from 0)"
+    """The layers that clients share, such as "2 of 6: layers 3, 5, counted from 0"."""
+    chosen = choice["chosen"]
+    names = ", ".join(map(str, chosen))
+    return f"{len(chosen)} of {len(choice['layers'])}: layer{'s' if len(chosen) > 1 else ''} {names}, counted from 0"
 
 
 def stop_text(stop: Mapping[str, Any]) -> str:
