@@ -133,8 +133,7 @@ def test_variants_of_a_comparison_have_data_of_their_own_task(place, tmp_path):
     values = recipe(place, task={"kind": "classification", "head": "label_words", **WORDS}, federation={"rounds": 1})
     patterns = [WORDS["pattern"], "a {mask} film : {text}"]
     found = fedloom.compare(values, tmp_path / "both", {"task.pattern": patterns}, seeds=1, baselines=False)
-    for variant, pattern in zip(found.results["variants"], patterns, strict=True):
-        out = tmp_path / str(len(pattern))
-        alone = fedloom.run(values, out, [f"task.pattern={json.dumps(pattern)}"]).metrics["eval"]
+    for place, (variant, pattern) in enumerate(zip(found.results["variants"], patterns, strict=True)):
+        alone = fedloom.run(values, tmp_path / str(place), [f"task.pattern={json.dumps(pattern)}"]).metrics["eval"]
         cell = json.loads((found.out / variant["runs"][0]["folder"] / "metrics.json").read_text())["eval"]
         assert cell == alone
