@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import fedloom
 from fedloom.checkpoint import save_checkpoint
 from fedloom.cli import app
+from fedloom.report.events import read_events
 from tests.encoders import tiny_bert, tiny_roberta
 from tests.federated_runs import outcome
 
@@ -114,3 +115,45 @@ def test_a_curriculum_of_classified_texts_is_the_same_in_any_cohort(place, tmp_p
     assert result.exit_code == 0, result.output
     # Of the two orders only one needs passes.
     assert sum("curriculum_tokens" in json.loads(path.read_text()) for path in out.rglob("metrics.json")) == 1
+
+
+CHOSEN = {
+    "federation": {"rounds": 3, "clients_per_round": 3, "layers": {"number": 1, "examples": 4}},
+    "local": {
+        "epochs": 1,
+        "batch_size": 8,
+        "learning_rate": 0.01,
+        "curriculum": {"start": 0.4},
+        "sparse": {"share": 0.5, "examples": 4},
+    },
+}
+
+
+def test_the_page_says_what_was_shared_and_used_and_what_the_base_is(place, tmp_path):
+    run(recipe(place, **CHOSEN), tmp_path / "run")
+    events = read_events(tmp_path / "run" / "events.jsonl")
+    assert events[0]["fresh_head"]
+    chosen = next(event["chosen"] for event in events if event["event"] == "layers")
+    shares = [event.get("examples_share", 1.0) for event in events if event["event"] == "round"]
+    assert shares[0] < shares[1] < shares[2] == 1
+    page = (tmp_path / "run" / "report.html").read_text()
+    for said in (
+        f"1 of 2: layer {chosen[0]}, counted from 0",
+        f"{100 * shares[0]:.1f} % at first, {100 * sum(shares) / 3:.1f} % on average",
+        "its classification head is random",
+        "own mixture, personal adapters",
+        "rare classes count as much as frequent ones",
+        "0 for guessing",
+    ):
+        assert said in page
+
+
+def test_variants_of_a_comparison_have_data_of_their_own_task(place, tmp_path):
+    """What a pattern says is in the tokens; a comparison shares data between variants of one task only."""
+    values = recipe(place, task={"kind": "classification", "head": "label_words", **WORDS}, federation={"rounds": 1})
+    patterns = [WORDS["pattern"], "a {mask} film : {text}"]
+    found = fedloom.compare(values, tmp_path / "both", {"task.pattern": patterns}, seeds=1, baselines=False)
+    for place, (variant, pattern) in enumerate(zip(found.results["variants"], patterns, strict=True)):
+        alone = fedloom.run(values, tmp_path / str(place), [f"task.pattern={json.dumps(pattern)}"]).metrics["eval"]
+        cell = json.loads((found.out / variant["runs"][0]["folder"] / "metrics.json").read_text())["eval"]
+        assert cell == alone

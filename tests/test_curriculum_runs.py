@@ -18,7 +18,7 @@ from fedloom.session import open_data, open_session
 from fedloom.training.batches import round_batches
 from fedloom.training.client import ClientWork, LocalTraining
 from fedloom.training.cohort import train_cohort
-from fedloom.training.curriculum import batches_used
+from fedloom.training.curriculum import batches_of, share_used
 from fedloom.training.optimizers import local_optimizer
 from tests.federated_runs import outcome, recipe, write_examples
 from tests.processes import Command
@@ -69,7 +69,8 @@ def test_what_is_used_and_what_it_took_are_told(source, tmp_path):
     data = open_data(load_recipe(values), out)
     sets = [data.examples(client, "train") for client in CLIENTS]
     sizes = [len(examples) for examples in sets]
-    used = [sum(min(size, 6 * batches_used("linear", 0.4, 0.5, t, 3, -(-size // 6))) for size in sizes) for t in (0, 1)]
+    shares = [share_used("linear", 0.4, 0.5, t, 3) for t in (0, 1)]
+    used = [sum(min(size, 6 * batches_of(share, -(-size // 6))) for size in sizes) for share in shares]
     assert used[0] < used[1] <= sum(sizes)
     rounds = [event for event in read_events(out / "events.jsonl") if event["event"] == "round"]
     # Half of three rounds: the third is without a curriculum.

@@ -138,14 +138,21 @@ def classify_text(directory: Path, text: str, pair: str | None) -> str:
         The name of the most likely class.
 
     Raises:
-        UserError: for another task's run, a pair where there is none, or a folder without a readable adapter.
+        UserError: for an empty text, another task's run, a pair where there is none, or a folder without a readable
+            adapter.
     """
+    for name, given in (("TEXT", text), ("--pair", pair)):
+        if given is not None and not given.strip():
+            raise UserError(f"{name}: is empty")
     folder, recipe = open_finished(directory)
     if recipe.task.head is None:
         raise UserError(f"{directory}: its task is {recipe.task.kind}, which has no classes: fedloom generate answers")
     paired = any(fields.pair is not None for fields in recipe.data.fields_in_use().values())
     if paired != (pair is not None):
-        raise UserError(f"--pair: this run classifies {'pairs of texts' if paired else 'single texts'}")
+        raise UserError(
+            f"--pair: this run classifies {'pairs of texts' if paired else 'single texts'}",
+            hint="give the second text with --pair" if paired else "leave it out",
+        )
     quiet_libraries()
     check_same_base(recipe, folder)
     tokenizer, device = load_tokenizer(recipe.model), pick_device(recipe.runtime.device)

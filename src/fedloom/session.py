@@ -16,6 +16,7 @@ from fedloom.aggregation.registry import algorithm_class
 from fedloom.data.allocation import check_numbers
 from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
+from fedloom.data.splits import SPLITS
 from fedloom.errors import UserError
 from fedloom.evaluation.evaluator import Evaluator, check_cross, check_examples
 from fedloom.model.adapters.registry import build_adapter
@@ -46,6 +47,7 @@ from fedloom.runtime.in_process import InProcessRuntime
 from fedloom.runtime.layer_stage import choose_layers
 from fedloom.runtime.process import keep_freed_memory, return_freed_memory, usable_threads
 from fedloom.runtime.shared_lanes import SharedLanes
+from fedloom.training.curriculum import check_batches
 from fedloom.training.layer_choice import LayerChoice
 
 if TYPE_CHECKING:
@@ -170,12 +172,13 @@ def check_data(recipe: Recipe, data: FederatedData) -> None:
         data: of the run.
 
     Raises:
-        UserError: nothing to evaluate on, too few clients, or clients that there are not.
+        UserError: nothing to evaluate on, too few clients, clients that there are not, or a curriculum without effect.
     """
     # Data may have been prepared for a run whose federation is another one.
     check_numbers(recipe, len(data.clients))
     check_examples(data, recipe.evaluation.split)
     check_cross(data, recipe.evaluation)
+    check_batches(recipe.local, int(data.sizes()[: len(data.clients), SPLITS.index("train")].max()))
     federation = recipe.federation
     check_participation(federation.participation, federation.clients_per_round, data.clients)
     check_named_clients(recipe, data.clients)
@@ -302,6 +305,8 @@ def describe_session(session: Session) -> dict[str, Any]:
         "adapter": session.recipe.model.adapter.kind,
         # Only where it is so: other kinds train several clients in one pass.
         **({} if session.grouped.cohorts else {"one_client_at_a_time": True}),
+        # What the result `base` then says is what chance does.
+        **({"fresh_head": True} if session.grouped.has_fresh_head else {}),
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

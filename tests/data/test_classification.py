@@ -199,6 +199,7 @@ def test_a_pattern_without_room_for_a_text_is_refused(bert: Any) -> None:
         ([True, False] * 2, ["false", "true"]),
         (["pos", " neg", "pos ", "neg"], ["neg", "pos"]),
         (["10", "9", "x", "x"], ["10", "9", "x"]),
+        (["nan", "10", "9", "9"], ["10", "9", "nan"]),
     ],
 )
 def test_classes_are_the_values_found_sorted(write_lines: Write, values: list[Any], labels: list[str]) -> None:
@@ -312,6 +313,8 @@ def test_examples_in_memory_and_with_flipped_classes() -> None:
     flipped = FlippedClasses(some, 3)
     assert (flipped.labels.tolist(), flipped.label(0), flipped.label(1)) == ([0, 2], 0, 2)
     assert flipped.tokens(0).tolist() == [4, 5, 6]
+    # As a curriculum chooses.
+    assert flipped.subset([1]).labels.tolist() == [2]  # type: ignore[union-attr]
 
 
 def test_what_a_person_is_shown(write_lines: Write, bert: Any, tmp_path: Path) -> None:

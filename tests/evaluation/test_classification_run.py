@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fedloom.errors import UserError
-from fedloom.inspection import evaluate_run, generate_answer
+from fedloom.inspection import classify_text, evaluate_run, generate_answer
 from fedloom.report.events import read_events
 from tests.encoders import tiny_bert
 from tests.processes import carry_out
@@ -80,6 +80,8 @@ def test_a_run_ends_at_the_accuracy_it_was_to_reach(base: Path, tmp_path: Path, 
     assert all("macro_f1" in one for one in evaluated)
     with pytest.raises(UserError, match="is a classification, which answers with a class"):
         generate_answer(tmp_path / "run", "a great film", 5, True)
+    with pytest.raises(UserError, match="TEXT: is empty"):
+        classify_text(tmp_path / "run", " ", None)
 
 
 def test_label_words_and_attackers(base: Path, tmp_path: Path) -> None:

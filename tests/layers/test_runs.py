@@ -8,10 +8,12 @@ import safetensors.torch
 import yaml
 
 import fedloom
+import fedloom.federation
 import fedloom.inspection
 from fedloom.model.tensor_names import layer_of
 from fedloom.recipe import load_recipe
 from fedloom.report.events import read_events
+from tests.federated_runs import outcome
 from tests.layers.federations import Values, settings
 from tests.processes import carry_out
 
@@ -58,7 +60,7 @@ def test_what_a_run_leaves(source: Path, tmp_path: Path) -> None:
         assert result.metrics[key] == choice[key] + sum(event[key] for event in rounds)
         assert choice[key] > 0
     chosen = ", ".join(map(str, choice["chosen"]))
-    assert f"{chosen} of 3" in (tmp_path / "run" / "report.html").read_text()
+    assert f"2 of 3: layers {chosen}, counted from 0" in (tmp_path / "run" / "report.html").read_text()
     # What is exported is what clients share: B of the other layer is zero.
     exported = safetensors.torch.load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     for name, value in exported.items():
@@ -91,3 +93,25 @@ def test_a_comparisons_runs_share_what_clients_measured(
     }
     adapters = {(cell / "adapter" / "adapter_model.safetensors").read_bytes() for cell in cells}
     assert (alone.adapter / "adapter_model.safetensors").read_bytes() in adapters
+
+
+def test_a_run_killed_between_the_choice_and_its_first_checkpoint_ends_with_the_same_bytes(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"adapter": {"rank": 4, "layers": [4, 5]}}
+    values = settings(source, {"number": 1}, {"share": 0.5, "examples": 2}, model=model, local={"steps": 1})
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(fedloom.federation, "save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fedloom.run(values, tmp_path / "killed")
+    choice = (tmp_path / "killed" / "layers.json").read_bytes()
+    fedloom.run(values, tmp_path / "killed", resume=True)
+    # Not measured again: the very same seconds.
+    assert (tmp_path / "killed" / "layers.json").read_bytes() == choice
+    fedloom.run(values, tmp_path / "undisturbed")
+    found, expected = outcome(tmp_path / "killed"), outcome(tmp_path / "undisturbed")
+    assert found == expected

@@ -35,6 +35,14 @@ def test_sentence(results: dict[str, Any], expected: str) -> None:
     assert summary_sentence(results) == expected
 
 
+def test_a_base_model_with_a_random_head_is_called_so() -> None:
+    results = {"base": {"accuracy": 0.5}, "federated": {"accuracy": 0.75}}
+    said = (
+        "Federated training beats the base model with a random head by 25.0 points of accuracy: 75.0 % against 50.0 %."
+    )
+    assert summary_sentence(results, fresh_head=True) == said
+
+
 @pytest.mark.parametrize(("apart", "said"), [(0.08, True), (0.001, False)])
 def test_a_difference_within_its_interval_is_called_so(apart: float, said: bool) -> None:
     """Paired by seed: that seeds differ among themselves, here by 20 points, says nothing against a difference."""

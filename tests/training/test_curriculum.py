@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedloom.recipe import load_recipe
-from fedloom.training.curriculum import batches_used, easiest, share_used
+from fedloom.training.curriculum import batches_of, easiest, share_used
 
 paces = st.sampled_from(["linear", "sqrt", "exp"])
 shares = st.floats(0.01, 1)
@@ -21,7 +21,7 @@ shares = st.floats(0.01, 1)
     ],
 )
 def test_reference_paces(pace, expected):
-    assert [batches_used(pace, 0.3, 0.6, t, 10, 10) for t in range(10)] == expected
+    assert [batches_of(share_used(pace, 0.3, 0.6, t, 10), 10) for t in range(10)] == expected
 
 
 def test_the_linear_pace_saves_what_the_formula_says():
@@ -32,7 +32,7 @@ def test_the_linear_pace_saves_what_the_formula_says():
 
 @given(paces, shares, shares, st.integers(1, 200), st.integers(1, 500))
 def test_batches_never_fall_and_are_all_from_the_given_share_of_the_rounds(pace, start, full_after, rounds, batches):
-    used = [batches_used(pace, start, full_after, t, rounds, batches) for t in range(rounds)]
+    used = [batches_of(share_used(pace, start, full_after, t, rounds), batches) for t in range(rounds)]
     assert used == sorted(used)
     assert used[0] >= 1
     assert all(used[t] == batches for t in range(rounds) if t >= full_after * rounds)

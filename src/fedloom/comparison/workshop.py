@@ -56,11 +56,11 @@ class Workshop:
         Raises:
             UserError: for any mistake in the recipe's model or data section, or where they do not fit together.
         """
-        settings = _text(recipe.model, recipe.runtime, recipe.federation)
+        settings = _text(recipe.model, recipe.task, recipe.runtime, recipe.federation)
         if settings not in self._checked:
             check_settings(recipe)
             self._checked.add(settings)
-        key = f"{recipe.seed} {recipe.model.base} {_text(recipe.data)}"
+        key = f"{recipe.seed} {recipe.model.base} {_text(recipe.data, recipe.task)}"
         if key not in self._data:
             self._data[key], _ = prepare_data(recipe, self.folder / DATA)
             return_freed_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -83,9 +84,13 @@ def class_names(examples: Iterable[LabelledText], wanted: Sequence[str] | None) 
             hint="task.labels names classes that no record has",
         )
     try:
-        return sorted(found, key=lambda label: (float(label), label))
+        numbers = {label: float(label) for label in found}
     except ValueError:
         return sorted(found)
+    # "nan" is no place in an order, and hashes would decide where it stands.
+    if not all(map(math.isfinite, numbers.values())):
+        return sorted(found)
+    return sorted(found, key=lambda label: (numbers[label], label))
 
 
 def _label_text(value: object, where: str) -> str:

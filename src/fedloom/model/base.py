@@ -271,7 +271,10 @@ def load_base(config: ModelConfig, device: torch.device, classes: Classes | None
         # transformers would go on with random numbers in their place.
         raise UserError(
             f"model.base: the weights of {config.base!r} lack {len(missing)} of the model's tensors, e.g. "
-            f"{min(missing)}"
+            f"{min(missing)}",
+            hint="it may have no head over words: task.head: linear needs none"
+            if classes is not None and classes.head == "label_words"
+            else None,
         )
     model.requires_grad_(False)
     frozen: PreTrainedModel = model.eval()

@@ -147,11 +147,16 @@ class GroupedAdapter(Generic[KindConfig]):
         parameters = {} if head is None else dict(model.get_submodule(head).named_parameters(prefix=head))
         return {cls.head_prefix + name: tuple(value.shape) for name, value in parameters.items()}
 
+    @property
+    def has_fresh_head(self) -> bool:
+        """Whether there is a classification head that the base's weights lacked: it is zero then, see `load_base`."""
+        return bool(self._head) and not any(value.any() for value in self._head.values())
+
     def initial(self, seed: int) -> Adapter:
         """A fresh adapter, with the base's classification head or, where it has none yet, a fresh one.
 
-        A head that is zero was not there (see `load_base`): its weights are drawn from a normal distribution of
-        standard deviation `HEAD_DEVIATION`, as BERT's own are, its biases stay zero.
+        A fresh head's weights are drawn from a normal distribution of standard deviation `HEAD_DEVIATION`, as BERT's
+        own are, its biases are zero.
 
         Args:
             seed: the recipe's seed.
@@ -160,7 +165,7 @@ class GroupedAdapter(Generic[KindConfig]):
             fp32 tensors on the CPU.
         """
         head = {name: value.to("cpu", torch.float32, copy=True) for name, value in self._head.items()}
-        if not any(value.any() for value in head.values()):
+        if self.has_fresh_head:
             for name, value in head.items():
                 if value.dim() > 1:
                     generator = torch_generator(seed, f"head {self._in_model(name)}")

@@ -51,7 +51,11 @@ def render(record: Record) -> str:
         began=_began(record),
         running=_running(record),
         ended=_ended(record),
-        summary=summary_sentence(record.results, [run.results for run in record.runs] if record.seeds else ()),
+        summary=summary_sentence(
+            record.results,
+            [run.results for run in record.runs] if record.seeds else (),
+            bool(record.start.get("fresh_head")),
+        ),
         facts=sections.facts(record),
         bars_title=bars_title,
         bars=bars,

@@ -13,7 +13,15 @@ from rich.text import Text
 
 from fedloom.report.events import Event
 from fedloom.report.results import CLASS_MEASURES, TEST_SETS, Column, arms, columns, score
-from fedloom.report.units import accuracy_text, bytes_text, loss_text, measure_name, seconds_text, stop_text
+from fedloom.report.units import (
+    accuracy_text,
+    bytes_text,
+    layers_text,
+    loss_text,
+    measure_name,
+    seconds_text,
+    stop_text,
+)
 
 
 class Progress:
@@ -68,9 +76,14 @@ class Progress:
             self._console.print(
                 f"adapter {event['adapter']}: clients train one after another", highlight=False, soft_wrap=True
             )
+        if event.get("fresh_head"):
+            self._console.print(
+                "base: its weights have no classification head, so its result is that of a random one",
+                highlight=False,
+                soft_wrap=True,
+            )
         if event["event"] == "layers":
-            chosen = ", ".join(map(str, event["chosen"]))
-            self._console.print(f"shared layers: {chosen} of {len(event['layers'])}", highlight=False, soft_wrap=True)
+            self._console.print(f"shared layers: {layers_text(event)}", highlight=False, soft_wrap=True)
         elif event["event"] in ("round", "baseline_round"):
             self._round(event.get("arm", "federated"), event)
         elif event["event"] == "stop":

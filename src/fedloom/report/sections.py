@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,11 @@ MEANINGS = {
     "federated": "trained together, data stays with its owner",
     "fine_tuned": "every client goes on from the federation's adapter, mean over clients",
     "centralized": "trained on everybody's data in one place",
+}
+FRESH_HEAD = "before any training: its classification head is random"
+MEASURE_NOTES = {
+    "macro_f1": "Macro F1: the mean over classes of F1, so that rare classes count as much as frequent ones.",
+    "matthews": "Matthews: correlation of true and predicted classes, 1 where all are right, 0 for guessing.",
 }
 TEST_SET_MEANINGS = {
     "own": "every client's own test split, mean over clients",
@@ -110,12 +116,16 @@ def facts(record: Record) -> list[tuple[str, str]]:
     chosen = [event for run in record.runs for event in run.events if event["event"] == "layers"]
     if chosen:
         # Of several seeds each chooses its own.
-        shared = " · ".join(dict.fromkeys(", ".join(map(str, event["chosen"])) for event in chosen))
-        found.append(("shared layers", f"{shared} of {len(chosen[0]['layers'])}"))
+        found.append(("shared layers", " · ".join(dict.fromkeys(map(units.layers_text, chosen)))))
     seconds = run_seconds(record)
     if seconds is not None:
         found.append(("time" if record.finished else "time so far", units.seconds_text(seconds)))
     rounds_of = [event for run in record.runs for event in run.rounds("federated").values()]
+    if any("examples_share" in event for event in rounds_of):
+        # Rounds that say nothing have used everything.
+        shares = [event.get("examples_share", 1.0) for event in rounds_of]
+        used = f"{units.accuracy_text(shares[0])} at first, {units.accuracy_text(statistics.fmean(shares))} on average"
+        found.append(("examples used", used))
     rejected = sum(len(event.get("rejected") or ()) for event in rounds_of)
     if rejected:
         found.append(("rejected updates", units.count_text(rejected)))
@@ -154,6 +164,7 @@ def score_table(record: Record) -> Table | None:
         ]
         rows.append((arm, NAMES[arm], cells))
     notes = [_test_set_note(record, test_set or "own") for test_set in sets]
+    notes += [note for measure, note in MEASURE_NOTES.items() if any(measure == one for _, one in shown)]
     seeds = len(record.seeds)
     notes.append(
         f"Means over {seeds} seeds with their 95 % interval (Student's t), which the thin lines on the bars show, too."
@@ -205,7 +216,7 @@ def arm_bars(record: Record) -> tuple[str, list[Bar]]:
             Bar(
                 arm=arm,
                 name=NAMES[arm],
-                meaning=MEANINGS[arm],
+                meaning=FRESH_HEAD if arm == "base" and record.start.get("fresh_head") else MEANINGS[arm],
                 text=text,
                 chart=bar(
                     arm,

@@ -13,12 +13,15 @@ SAME_LOSS = 0.0005
 SAME_SHARE = 0.0005  # less would be written as 0.0 %
 
 
-def summary_sentence(results: Mapping[str, Result], runs: Sequence[Mapping[str, Result]] = ()) -> str:
+def summary_sentence(
+    results: Mapping[str, Result], runs: Sequence[Mapping[str, Result]] = (), fresh_head: bool = False
+) -> str:
     """Compare federated training with the average client alone and with pooled data.
 
     Args:
         results: the results by arm.
         runs: the results of every seed by arm, where they are means over several.
+        fresh_head: whether the base model's classification head is random.
 
     Returns:
         A sentence for people who have not seen the numbers.
@@ -36,7 +39,8 @@ def summary_sentence(results: Mapping[str, Result], runs: Sequence[Mapping[str, 
     if rival is None or other is None:
         said = f"Federated training reaches {_named(measure)} of {text(federated)}"
     else:
-        called = "the average client alone" if rival == "local" else "the base model"
+        base = "the base model with a random head" if fresh_head else "the base model"
+        called = "the average client alone" if rival == "local" else base
         said = _comparison(measure, federated, other, called)
         said += f": {text(federated)} against {text(other)}"
         difference = _paired(runs, rival, measure)

@@ -96,6 +96,13 @@ def difference_text(measure: str, value: float | None) -> str:
     return f"{_bare(measure, value, signed=True)} points" if _is_share(measure) else _bare(measure, value, True)
 
 
+def layers_text(choice: Mapping[str, Any]) -> str:
+    """The layers that clients share, such as "2 of 6: layers 3, 5, counted from 0"."""
+    chosen = choice["chosen"]
+    names = ", ".join(map(str, chosen))
+    return f"{len(chosen)} of {len(choice['layers'])}: layer{'s' if len(chosen) > 1 else ''} {names}, counted from 0"
+
+
 def stop_text(stop: Mapping[str, Any]) -> str:
     """Why the rounds ended early, such as "stopped after round 7: bytes 1.2 MB of 1.0 MB"."""
     rule, limit, reached = stop["rule"], stop["limit"], stop["reached"]

@@ -125,3 +125,7 @@ class FlippedClasses(ExampleSet):
     def label(self, place: int) -> int:
         """See `ExampleSet`."""
         return int(self.labels[place])
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> FlippedClasses:
+        """See `ExampleSet`: of flipped examples, flipped ones."""
+        return FlippedClasses(super().subset(indices), self._classes)

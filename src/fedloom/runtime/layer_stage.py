@@ -183,7 +183,7 @@ def _warmed(
         ]
 
     grouped.change_base({})
-    lengths = [int(max(work(client).examples.lengths)) * local.batch_size for client in clients]
+    lengths = [int(max(runtime.train_examples(client).lengths)) * local.batch_size for client in clients]
     for found in runtime.lanes.map(measure, runtime.sizer.cohorts(lengths)):
         yield from found
 

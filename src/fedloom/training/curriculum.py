@@ -11,7 +11,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloom.errors import UserError
 from fedloom.recipe.curriculum_schema import CurriculumConfig
+from fedloom.recipe.schema import LocalConfig
 
 # What rounding may add to a product that is a whole number.
 SLACK = 1e-9
@@ -59,21 +61,22 @@ def planned_share(curriculum: CurriculumConfig | None, round_number: int, rounds
     return share_used(curriculum.pace, curriculum.start, curriculum.full_after, round_number - 1, rounds)
 
 
-def batches_used(pace: str, start: float, full_after: float, round_number: int, rounds: int, batches: int) -> int:
-    """The number of a client's batches that are used in a round.
+def check_batches(local: LocalConfig, largest: int) -> None:
+    """Check that some client has more than one batch: else all of them use everything in every round.
 
     Args:
-        pace: see `share_used`.
-        start: see `share_used`.
-        full_after: see `share_used`.
-        round_number: t, from 0.
-        rounds: of the whole run.
-        batches: of the client, at least 1.
+        local: the recipe's section.
+        largest: training examples of the largest client.
 
-    Returns:
-        At least 1, at most `batches`.
+    Raises:
+        UserError: where a curriculum has no effect.
     """
-    return batches_of(share_used(pace, start, full_after, round_number, rounds), batches)
+    if local.curriculum is not None and local.curriculum.start < 1 and largest <= local.batch_size:
+        raise UserError(
+            f"local.curriculum has no effect: it chooses whole batches, and no client has more than one of "
+            f"local.batch_size {local.batch_size} (the largest has {largest} training examples)",
+            hint="lower local.batch_size",
+        )
 
 
 def batches_of(share: float, batches: int) -> int:

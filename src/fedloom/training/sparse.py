@@ -76,15 +76,15 @@ def neuron_mask(fisher: Tensor, neurons: Neurons, share: float) -> Tensor:
     return kept[neurons.of_entry]
 
 
-def next_fisher(before: Tensor | None, measured: Tensor, momentum: float) -> Tensor:
-    """Fisher information with momentum: F_t = gamma F_{t-1} + (1 - gamma) F~_t, and F_0 = F~_0.
+def next_fisher(before: Tensor, measured: Tensor, momentum: float) -> Tensor:
+    """Fisher information with momentum: F_t = gamma F_{t-1} + (1 - gamma) F~_t.
 
     Args:
-        before: fp32 [entries], F_{t-1}; None at the beginning.
+        before: fp32 [entries], F_{t-1}; F_0 is the first that is measured.
         measured: fp32 [entries], F~_t.
         momentum: gamma.
 
     Returns:
         fp32 [entries].
     """
-    return measured if before is None else momentum * before + (1 - momentum) * measured
+    return momentum * before + (1 - momentum) * measured
