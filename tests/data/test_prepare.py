@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 import fedloom
-import fedloom.data.federated as federated
+import fedloom.data.phrasing as phrasing
 from fedloom.data import FederatedData, allocate, describe, prepare, render
 from fedloom.data.allocation import effective_data
 from fedloom.data.shards import ExampleSet
@@ -107,8 +107,8 @@ def test_equal_data_is_reopened_and_different_data_rebuilt(
     tmp_path: Path, write_lines: Write, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    real = federated.tokenize
-    monkeypatch.setattr(federated, "tokenize", lambda *args: calls.append(1) or real(*args))
+    real = phrasing.tokenize
+    monkeypatch.setattr(phrasing, "tokenize", lambda *args: calls.append(1) or real(*args))
     path = write_lines(rows())
     first = prepare(recipe(path), tokenizer, tmp_path / "s")
     again = prepare(recipe(path, 3), tokenizer, tmp_path / "s")
@@ -186,7 +186,7 @@ def test_client_without_training_examples_is_named(tmp_path: Path, write_lines: 
 def test_mistakes_surface_before_anything_is_tokenised(
     tmp_path: Path, write_lines: Write, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(federated, "tokenize", lambda *args: pytest.fail("tokenised"))
+    monkeypatch.setattr(phrasing, "tokenize", lambda *args: pytest.fail("tokenised"))
     path = write_lines(rows())
     cases = [
         (recipe(path, 5), "clients_per_round: 5 is above the number of training clients, 4"),

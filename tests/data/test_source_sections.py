@@ -30,7 +30,7 @@ def recipe(source: object, **data: Any) -> Recipe:
 def exchanges(allocation: Allocation) -> Counter[tuple[str | None, str, str, str]]:
     """Owner, prompt, context and answer of every example."""
     return Counter(
-        (one.owner, one.messages[0].content, one.messages[0].context, one.messages[-1].content)
+        (one.owner, one.content[0].content, one.content[0].context, one.content[-1].content)
         for one in allocation.examples
     )
 

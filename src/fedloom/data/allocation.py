@@ -15,6 +15,7 @@ from fedloom.data.conversation import (
     field_keys,
     field_text,
 )
+from fedloom.data.labelled_text import LabelledText, class_names, labelled_text_of
 from fedloom.data.partition import key_text, partition_records
 from fedloom.data.readers import Record
 from fedloom.data.sources import locate, read_locations
@@ -35,6 +36,7 @@ from fedloom.recipe.data_schema import (
     PartitionByKey,
     PartitionDirichlet,
     PartitionFiles,
+    PartitionLabelPrior,
     SourceConfig,
     SplitConfig,
 )
@@ -44,21 +46,23 @@ from fedloom.recipe.schema import Recipe
 POCKET_GLOBAL = {"client": "all-families"}
 SMALL_CLIENT = "client below min_examples"
 
+Content = list[Message] | LabelledText
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """A record that is used, and for what.
 
     Args:
-        messages: the conversation.
+        content: the conversation or, for classification, the labelled text.
         origin: where the record stands, for error messages.
         owner: the client's name, None for the global test.
         split: what it is used for; of the global test "validation" or "test".
         category: the value of data.category, empty where there is none.
-        key: the value of the field a Dirichlet partition skews, empty for other partitions.
+        key: the value of the field that a partition skews, empty for partitions that skew none.
     """
 
-    messages: list[Message]
+    content: Content
     origin: str
     owner: str | None
     split: Split
@@ -75,12 +79,14 @@ class Allocation:
         clients: training clients, sorted.
         unseen: clients held out of training, sorted.
         dropped: client -> reason -> records left out; "" stands for records that reached no client.
+        labels: names of the classes, in their order; empty for other tasks than classification.
     """
 
     examples: list[Example]
     clients: list[str]
     unseen: list[str]
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=list)
 
 
 def effective_data(data: DataConfig) -> DataConfig:
@@ -120,7 +126,8 @@ def allocate(recipe: Recipe) -> Allocation:
         UserError: for any mistake in the data or in what the recipe says about it.
     """
     data = effective_data(recipe.data)
-    check_template_name(data.template)
+    if recipe.task.kind == "sft":
+        check_template_name(data.template)
     local, common = _read(data, recipe.seed)
     _check_all_fields(data, local, common)
 
@@ -135,15 +142,19 @@ def allocate(recipe: Recipe) -> Allocation:
         splits: list[Split] = ["test"] * len(records)
         if owner not in held_out:
             splits = split_client(records, data.split, recipe.seed, owner)
-        for (record, messages), split in zip(members[owner], splits, strict=True):
-            examples.append(_example(record, messages, owner, split, data))
+        for (record, content), split in zip(members[owner], splits, strict=True):
+            examples.append(_example(record, content, owner, split, data))
     examples.extend(_global_examples(common, data, dropped))
 
     clients = [owner for owner in everyone if owner not in held_out]
     counts = count_splits(examples)
     check_clients(clients, counts, dropped)
     check_numbers(recipe, len(clients))
-    return Allocation(examples, clients, unseen, dict(dropped))
+    labels = []
+    if recipe.task.kind == "classification":
+        contents = (example.content for example in examples)
+        labels = class_names([one for one in contents if isinstance(one, LabelledText)], recipe.task.labels)
+    return Allocation(examples, clients, unseen, dict(dropped), labels)
 
 
 def count_splits(examples: Iterable[Example]) -> dict[str, Counter[str]]:
@@ -236,7 +247,7 @@ def _read(data: DataConfig, seed: int) -> tuple[list[Record], list[Record]]:
 
 def _check_all_fields(data: DataConfig, local: Sequence[Record], common: Sequence[Record]) -> None:
     general: dict[str, str] = {}
-    if isinstance(data.partition, PartitionByKey | PartitionDirichlet):
+    if isinstance(data.partition, PartitionByKey | PartitionDirichlet | PartitionLabelPrior):
         general["data.partition.key"] = data.partition.key
     if data.split.key is not None:
         general["data.split.key"] = data.split.key
@@ -252,10 +263,10 @@ def _check_all_fields(data: DataConfig, local: Sequence[Record], common: Sequenc
 
 def _share_out(
     records: Sequence[Record], data: DataConfig, seed: int
-) -> tuple[dict[str, list[tuple[Record, list[Message]]]], dict[str, Counter[str]]]:
+) -> tuple[dict[str, list[tuple[Record, Content]]], dict[str, Counter[str]]]:
     """Find the used records of each client, and how many were left out of each and why."""
-    read = [(record, _conversation(record, data)) for record in records]
-    members: dict[str, list[tuple[Record, list[Message]]]] = defaultdict(list)
+    read = [(record, _content(record, data)) for record in records]
+    members: dict[str, list[tuple[Record, Content]]] = defaultdict(list)
     dropped: dict[str, Counter[str]] = defaultdict(Counter)
     if not isinstance(data.partition, PartitionByKey | PartitionFiles):
         # A drawn partition shares out what is used, so that its promise on sizes holds.
@@ -266,7 +277,7 @@ def _share_out(
         if not read:
             fates = ", ".join(f"{number} dropped as {reason}" for reason, number in sorted(dropped[""].items()))
             raise UserError(f"data.source: none of its {len(records)} records can be used: {fates}")
-    owners = partition_records([record for record, _ in read], data.partition, seed)
+    owners = partition_records([record for record, _ in read], data.partition, seed, data.split.key)
     for (record, told), owner in zip(read, owners, strict=True):
         if isinstance(told, str):
             dropped[owner][told] += 1
@@ -278,7 +289,7 @@ def _share_out(
 
 
 def _leave_small_out(
-    members: dict[str, list[tuple[Record, list[Message]]]], dropped: dict[str, Counter[str]], smallest: int
+    members: dict[str, list[tuple[Record, Content]]], dropped: dict[str, Counter[str]], smallest: int
 ) -> None:
     """Take clients with too few records out, in place; their records count as nobody's."""
     for owner in members.keys() | (dropped.keys() - {""}):
@@ -291,34 +302,37 @@ def _leave_small_out(
         raise UserError(f"data.partition.min_examples: no client has {smallest} records")
 
 
-def _conversation(record: Record, data: DataConfig) -> list[Message] | str:
-    """Give the record's messages, or the reason why it is not used."""
+def _content(record: Record, data: DataConfig) -> Content | str:
+    """Give what the record holds, or the reason why it is not used."""
     try:
+        fields = data.fields_of(record.source)
+        if fields.label is not None:
+            return labelled_text_of(record, fields)
         instruction = record.source.instruction if record.source is not None else None
-        return conversation_of(record, data.fields_of(record.source), instruction)
+        return conversation_of(record, fields, instruction)
     except UnusableRecord as reason:
         return str(reason)
 
 
-def _example(record: Record, messages: list[Message], owner: str | None, split: Split, data: DataConfig) -> Example:
+def _example(record: Record, content: Content, owner: str | None, split: Split, data: DataConfig) -> Example:
     category = field_text(record, data.category) if data.category is not None else ""
     key = ""
-    if isinstance(data.partition, PartitionDirichlet) and owner is not None:
+    if isinstance(data.partition, PartitionDirichlet | PartitionLabelPrior) and owner is not None:
         key = key_text(record, data.partition.key)
-    return Example(messages, record.origin, owner, split, category, key)
+    return Example(content, record.origin, owner, split, category, key)
 
 
 def _global_examples(records: Sequence[Record], data: DataConfig, dropped: dict[str, Counter[str]]) -> list[Example]:
     examples = []
     for record in records:
-        messages = _conversation(record, data)
-        if isinstance(messages, str):
-            dropped[""][messages] += 1
+        content = _content(record, data)
+        if isinstance(content, str):
+            dropped[""][content] += 1
             continue
         key = data.split.key
         said = split_by_key(record, key) if key is not None and key in record.values else "test"
         split: Split = "validation" if said == "validation" else "test"
-        examples.append(_example(record, messages, None, split, data))
+        examples.append(_example(record, content, None, split, data))
     if records and not examples:
         raise UserError("data.global_test: none of its records can be used: " + ", ".join(dropped[""]))
     return examples

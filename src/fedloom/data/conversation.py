@@ -98,7 +98,8 @@ def check_fields(records: Sequence[Record], required: Mapping[str, str], optiona
 
 def field_keys(fields: FieldsConfig, key: str = "data.fields") -> tuple[dict[str, str], dict[str, str]]:
     """List the required and the optional fields of the mapping under a recipe key (see `check_fields`)."""
-    required = {"prompt": fields.prompt, "response": fields.response, "messages": fields.messages}
+    names = ("prompt", "response", "messages", "text", "pair", "label")
+    required = {name: getattr(fields, name) for name in names}
     optional = {"context": fields.context, "system": fields.system}
     return (
         {f"{key}.{name}": field for name, field in required.items() if field is not None},

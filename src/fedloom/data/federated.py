@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from fedloom.data.allocation import (
     Allocation,
-    Example,
     allocate,
     check_clients,
     check_numbers,
@@ -22,6 +21,7 @@ from fedloom.data.allocation import (
 from fedloom.data.fingerprint import data_fingerprint
 from fedloom.data.mapped import release_pages
 from fedloom.data.names import Names
+from fedloom.data.phrasing import Phrased, phrase
 from fedloom.data.shards import (
     ExampleArrays,
     ExampleSet,
@@ -35,10 +35,9 @@ from fedloom.data.shards import (
     write_shards,
 )
 from fedloom.data.splits import SPLITS, Split
-from fedloom.data.templates import Segment, Template, load_template
-from fedloom.data.tokenizing import ANSWER_CUT_OFF, Tokenized, tokenize
+from fedloom.data.tokenizing import ANSWER_CUT_OFF, Tokenized
 from fedloom.errors import UserError, unknown_name
-from fedloom.recipe.data_schema import PartitionDirichlet
+from fedloom.recipe.data_schema import PartitionDirichlet, PartitionLabelPrior
 from fedloom.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -231,7 +230,9 @@ class FederatedData:
     def release(self) -> None:
         """Let go of the mapped pages read so far: a run holds what its clients at work need, not what it ever read."""
         examples, bounds = self._contents.examples, self._contents.bounds
-        release_pages([examples.tokens, examples.trained, examples.offsets, examples.label_counts, bounds])
+        arrays = [examples.tokens, examples.trained, examples.offsets, examples.label_counts, bounds]
+        optional = (examples.labels, examples.places, examples.token_types)
+        release_pages([*arrays, *(array for array in optional if array is not None)])
 
     @property
     def key(self) -> str | None:
@@ -272,8 +273,7 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, directory: Path)
     shards = directory / fingerprint[:FOLDER_LENGTH]
     if not is_stored(shards):
         allocation = allocate(recipe)
-        template = load_template(recipe.data.template, tokenizer)
-        contents = _tokenized(recipe, allocation, template, tokenizer, fingerprint)
+        contents = _tokenized(recipe, allocation, phrase(recipe, allocation, tokenizer), fingerprint)
         try:
             write_shards(shards, contents, len(tokenizer))
         except OSError as error:  # NumPy's has no strerror where the disk is full
@@ -296,16 +296,8 @@ def reopen(directory: Path, fingerprint: str) -> FederatedData:
     return FederatedData(directory / fingerprint[:FOLDER_LENGTH])
 
 
-def _tokenized(
-    recipe: Recipe,
-    allocation: Allocation,
-    template: Template,
-    tokenizer: PreTrainedTokenizerBase,
-    fingerprint: str,
-) -> ShardContents:
-    # One batch of phrased texts exists at a time.
-    segments = (_segments(template, example) for example in allocation.examples)
-    tokenized = tokenize(segments, tokenizer, recipe.data.max_tokens)
+def _tokenized(recipe: Recipe, allocation: Allocation, phrased: Phrased, fingerprint: str) -> ShardContents:
+    tokenized = phrased.tokenized
     examples = [allocation.examples[place] for place in tokenized.kept]
     dropped = _all_dropped(allocation, tokenized)
     check_clients(allocation.clients, count_splits(examples), dropped)
@@ -323,14 +315,20 @@ def _tokenized(
     data = effective_data(recipe.data)
     names, codes = encode_values([example.category for example in examples])
     key_values, key_codes = encode_values([example.key for example in examples])
-    has_category, has_key = data.category is not None, isinstance(data.partition, PartitionDirichlet)
+    key = data.partition.key if isinstance(data.partition, PartitionDirichlet | PartitionLabelPrior) else None
+    has_category, has_key = data.category is not None, key is not None
     arrays = ExampleArrays(
         tokens=tokenized.tokens,
         trained=tokenized.trained.astype(np.uint8),
         offsets=tokenized.offsets,
-        label_counts=count_labels(tokenized.trained, tokenized.offsets),
+        label_counts=count_labels(tokenized.trained, tokenized.offsets)
+        if phrased.labels is None
+        else np.ones(len(examples), dtype=np.int32),
         category_codes=codes if has_category else None,
         categories=names if has_category else None,
+        labels=phrased.labels,
+        places=tokenized.places,
+        token_types=tokenized.token_types,
     )
     return ShardContents(
         examples=reorder(arrays, order),
@@ -343,23 +341,16 @@ def _tokenized(
         meta={
             "fingerprint": fingerprint,
             "checkable": recipe.data.checkable,
-            "labels": [],
-            "label_words": [],
+            "labels": allocation.labels,
+            "label_words": phrased.words,
             "truncated": tokenized.truncated,
             "spelt_out": tokenized.spelt_out,
             "dropped": dict(sorted(sum(dropped.values(), Counter()).items())),
             "category": data.category,
-            "key": data.partition.key if isinstance(data.partition, PartitionDirichlet) else None,
+            "key": key,
         },
         dropped={client: dict(reasons) for client, reasons in sorted(dropped.items()) if reasons},
     )
-
-
-def _segments(template: Template, example: Example) -> list[Segment]:
-    try:
-        return template.segments(example.messages)
-    except UserError as error:
-        raise UserError(f"{example.origin}: {error.message}", hint=error.hint) from None
 
 
 def _all_dropped(allocation: Allocation, tokenized: Tokenized) -> Mapping[str, Counter[str]]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def data_fingerprint(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash the recipe's data section, its seed, the contents of its sources, the template and the tokenizer.
+    """Hash the recipe's data and task sections, its seed, the contents of its sources, the template and the tokenizer.
 
     Args:
         recipe: the recipe.
@@ -33,6 +33,7 @@ def data_fingerprint(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
     parts: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "data": data.model_dump(mode="json"),
+        "task": recipe.task.model_dump(mode="json"),
         "seed": recipe.seed,
         "source": content_digest(locate(data.source), recipe.seed),
         "tokenizer": _tokenizer_state(tokenizer),
@@ -47,10 +48,12 @@ def data_fingerprint(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    special = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.sep_token, tokenizer.mask_token)
     state: dict[str, Any] = {
         "vocabulary": tokenizer.get_vocab(),
         "chat_template": tokenizer.chat_template,
-        "special": [str(token) for token in (tokenizer.bos_token, tokenizer.eos_token)],
+        "special": [str(token) for token in special],
+        "inputs": tokenizer.model_input_names,
         "class": type(tokenizer).__name__,
     }
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloom.data.client_sizes import PURPOSE, client_names, require_enough, with_minimum
 from fedloom.data.conversation import field_text
+from fedloom.data.label_prior import label_prior
 from fedloom.data.readers import Record, stem_of
+from fedloom.data.splits import split_by_key
 from fedloom.errors import UserError
 from fedloom.randomness import numpy_generator
 from fedloom.recipe.data_schema import (
@@ -21,20 +23,21 @@ from fedloom.recipe.data_schema import (
     PartitionDirichlet,
     PartitionFiles,
     PartitionIid,
+    PartitionLabelPrior,
     PartitionQuantity,
 )
 
-PURPOSE = "partition"
-MAX_ATTEMPTS = 50
 
-
-def partition_records(records: Sequence[Record], partition: Partition, seed: int) -> list[str]:
+def partition_records(
+    records: Sequence[Record], partition: Partition, seed: int, split_key: str | None = None
+) -> list[str]:
     """Give every record to a client, as a recipe says.
 
     Args:
         records: the records to share out.
         partition: the recipe's data.partition.
         seed: the recipe's seed.
+        split_key: the recipe's data.split.key, if it has one: a label_prior partition deals each part by itself.
 
     Returns:
         The client's name for each record.
@@ -52,6 +55,10 @@ def partition_records(records: Sequence[Record], partition: Partition, seed: int
         case PartitionDirichlet():
             values = [key_text(record, partition.key) for record in records]
             return dirichlet(values, partition.clients, partition.alpha, partition.min_examples, seed)
+        case PartitionLabelPrior(clients=clients, alpha=alpha, size_alpha=size_alpha, min_examples=least):
+            values = [key_text(record, partition.key) for record in records]
+            parts = ["" if split_key is None else split_by_key(record, split_key) for record in records]
+            return label_prior(values, parts, clients, alpha, size_alpha, least, seed)
         case PartitionQuantity():
             return quantity(len(records), partition.clients, partition.alpha, partition.min_examples, seed)
         case _:
@@ -129,7 +136,7 @@ def iid(records: int, clients: int, seed: int) -> list[str]:
     Raises:
         UserError: when there are more clients than records.
     """
-    _require_enough(records, clients, 1)
+    require_enough(records, clients, 1)
     owners = np.empty(records, dtype=np.int64)
     owners[numpy_generator(seed, PURPOSE).permutation(records)] = np.arange(records) % clients
     return _names(owners, clients)
@@ -152,7 +159,7 @@ def dirichlet(values: Sequence[str], clients: int, alpha: float, min_examples: i
     Raises:
         UserError: when clients * min_examples exceeds the records.
     """
-    _require_enough(len(values), clients, min_examples)
+    require_enough(len(values), clients, min_examples)
     names, value_of = np.unique(np.array(values, dtype=object), return_inverse=True)
     places = [np.flatnonzero(value_of == value) for value in range(len(names))]
 
@@ -165,7 +172,7 @@ def dirichlet(values: Sequence[str], clients: int, alpha: float, min_examples: i
             owners[generator.permutation(members)] = np.repeat(np.arange(clients), counts)
         return owners
 
-    return _names(_with_minimum(draw, clients, min_examples), clients)
+    return _names(with_minimum(draw, clients, min_examples), clients)
 
 
 def quantity(records: int, clients: int, alpha: float, min_examples: int, seed: int) -> list[str]:
@@ -184,7 +191,7 @@ def quantity(records: int, clients: int, alpha: float, min_examples: int, seed: 
     Raises:
         UserError: when clients * min_examples exceeds the records.
     """
-    _require_enough(records, clients, min_examples)
+    require_enough(records, clients, min_examples)
 
     def draw(attempt: int) -> NDArray[np.int64]:
         generator = numpy_generator(seed, PURPOSE, attempt)
@@ -193,7 +200,7 @@ def quantity(records: int, clients: int, alpha: float, min_examples: int, seed: 
         owners[generator.permutation(records)] = np.repeat(np.arange(clients), counts)
         return owners
 
-    return _names(_with_minimum(draw, clients, min_examples), clients)
+    return _names(with_minimum(draw, clients, min_examples), clients)
 
 
 def key_text(record: Record, key: str) -> str:
@@ -215,15 +222,6 @@ def key_text(record: Record, key: str) -> str:
     return text
 
 
-def _require_enough(records: int, clients: int, min_examples: int) -> None:
-    if clients * min_examples > records:
-        each = "record" if min_examples == 1 else "records"
-        raise UserError(
-            f"data.partition.clients: {clients} clients of at least {min_examples} {each} need "
-            f"{clients * min_examples} records, and there are {records}"
-        )
-
-
 def _counts(generator: np.random.Generator, records: int, clients: int, alpha: float) -> NDArray[np.int64]:
     shares = generator.dirichlet(np.full(clients, alpha))
     # Rounding the running total keeps the sum exact and each count within one of its share.
@@ -232,37 +230,6 @@ def _counts(generator: np.random.Generator, records: int, clients: int, alpha: f
     return np.diff(edges, prepend=0)
 
 
-def _with_minimum(draw: Callable[[int], NDArray[np.int64]], clients: int, min_examples: int) -> NDArray[np.int64]:
-    best: NDArray[np.int64] | None = None
-    best_missing = 0
-    for attempt in range(MAX_ATTEMPTS):
-        owners = draw(attempt)
-        sizes = np.bincount(owners, minlength=clients)
-        missing = int(np.clip(min_examples - sizes, 0, None).sum())
-        if missing == 0:
-            return owners
-        if best is None or missing < best_missing:
-            best, best_missing = owners, missing
-    assert best is not None
-    return _repaired(best, clients, min_examples)
-
-
-def _repaired(owners: NDArray[np.int64], clients: int, min_examples: int) -> NDArray[np.int64]:
-    sizes = np.bincount(owners, minlength=clients)
-    held = np.split(np.argsort(owners, kind="stable"), np.cumsum(sizes)[:-1])
-    stacks = [list(places) for places in held]
-    largest = [(-len(stack), client) for client, stack in enumerate(stacks)]
-    heapq.heapify(largest)
-    repaired = owners.copy()
-    for client in np.flatnonzero(sizes < min_examples):
-        for _ in range(min_examples - int(sizes[client])):
-            size, donor = heapq.heappop(largest)
-            repaired[stacks[donor].pop()] = client
-            heapq.heappush(largest, (size + 1, donor))
-    return repaired
-
-
 def _names(owners: NDArray[np.int64], clients: int) -> list[str]:
-    digits = max(3, len(str(clients - 1)))
-    names = [f"client-{number:0{digits}d}" for number in range(clients)]
+    names = client_names(clients)
     return [names[owner] for owner in owners]

@@ -36,6 +36,8 @@ class Tokenized:
         kept: [examples] int64, which of the given examples these are; the others are dropped.
         truncated: how many of the kept examples were cut to the longest length allowed.
         spelt_out: how many of the kept examples spell a control token out, which stays text.
+        places: [examples] int32, at which token a class is read; None where none is, or the model decides.
+        token_types: [total] uint8, to which text of a pair a token belongs; None where tokenizers don't say.
     """
 
     tokens: NDArray[np.int64]
@@ -44,6 +46,8 @@ class Tokenized:
     kept: NDArray[np.int64]
     truncated: int
     spelt_out: int
+    places: NDArray[np.int32] | None = None
+    token_types: NDArray[np.uint8] | None = None
 
 
 class SegmentTokenizer:
@@ -57,9 +61,9 @@ class SegmentTokenizer:
         self._tokenizer = tokenizer
         self._first_text = tokenizer.bos_token if isinstance(tokenizer.bos_token, str) else None
         self._first_ids = _ids_before_text(tokenizer)
-        self._lead_ids = self._encode([_LEAD])[0]
+        self._lead_ids = encode_texts(tokenizer, [_LEAD])[0]
         # SentencePiece-like tokenizers put a space before any text: right for the first segment only.
-        bare, led = self._encode(["a", _LEAD + "a"])
+        bare, led = encode_texts(tokenizer, ["a", _LEAD + "a"])
         self._adds_space = led != self._lead_ids + bare
 
     def __call__(self, examples: Sequence[Sequence[Segment]]) -> list[list[list[int]]]:
@@ -77,7 +81,7 @@ class SegmentTokenizer:
             for segments in examples
             for place, segment in enumerate(segments)
         ]
-        encoded = iter(self._encode(texts) if texts else [])
+        encoded = iter(encode_texts(self._tokenizer, texts) if texts else [])
         return [
             [self._placed(next(encoded), segment.text, place) for place, segment in enumerate(segments)]
             for segments in examples
@@ -92,14 +96,24 @@ class SegmentTokenizer:
         if ids[: len(self._lead_ids)] == self._lead_ids:
             return ids[len(self._lead_ids) :]
         # The lead has merged into the text's own first token: keep the text's plain tokens.
-        return self._encode([text])[0]
+        return encode_texts(self._tokenizer, [text])[0]
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return [
-            encode_marked(text, self._tokenizer) if is_marked(text) else list(ids)
-            for text, ids in zip(texts, encoded["input_ids"], strict=True)
-        ]
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Encode texts without anything around them.
+
+    Args:
+        tokenizer: of the base model.
+        texts: where a record spells a control token out, with marks (see `ControlTokens.mark`).
+
+    Returns:
+        The token ids of each.
+    """
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
+    return [
+        encode_marked(text, tokenizer) if is_marked(text) else list(ids)
+        for text, ids in zip(texts, encoded["input_ids"], strict=True)
+    ]
 
 
 def tokenize(examples: Iterable[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Tokenized:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedloom.errors import UserError, nearest, unknown_name
 from fedloom.recipe.adapter_schema import AdapterKind, kind_configs
+from fedloom.recipe.data_schema import PartitionLabelPrior
 from fedloom.recipe.schema import Recipe
 from fedloom.recipe.shipped import shipped_recipes
 from fedloom.recipe.yaml_text import parse_yaml, reads_as_number
@@ -114,6 +115,8 @@ def recipe_yaml(recipe: Recipe) -> str:
         del values["local"]["epsilon"]
     if recipe.local.max_gradient_norm is None:
         values["local"]["max_gradient_norm"] = None
+    if isinstance(recipe.data.partition, PartitionLabelPrior) and recipe.data.partition.size_alpha is None:
+        values["data"]["partition"]["size_alpha"] = None
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
 
 
