@@ -22,6 +22,7 @@ from fedloom.model.adapters.registry import build_adapter
 from fedloom.model.base import load_base, load_tokenizer, pick_device, quiet_libraries
 from fedloom.model.check import check_model, check_positions
 from fedloom.model.checkpointing import make_layers_repeatable
+from fedloom.model.classes import Classes, classes_of
 from fedloom.model.decoder_layer import frozen_layers, use_own_layers
 from fedloom.model.fingerprint import base_fingerprint
 from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
@@ -99,7 +100,7 @@ def check_settings(recipe: Recipe) -> None:
     """
     quiet_libraries()
     pick_device(recipe.runtime.device)
-    layout = check_model(recipe.model, recipe.runtime)
+    layout = check_model(recipe.model, recipe.runtime, recipe.task)
     if recipe.federation.private:
         shared = algorithm_class(recipe.federation.algorithm.name).shared
         check_patterns(layout.shapes, shared, recipe.federation.private)
@@ -107,19 +108,22 @@ def check_settings(recipe: Recipe) -> None:
         check_layer_numbers(layout.shapes, recipe.federation.layers)
 
 
-def open_model(recipe: Recipe, scratch: Path | None = None) -> tuple[PreTrainedModel, GroupedAdapter[Any]]:
+def open_model(
+    recipe: Recipe, scratch: Path | None = None, classes: Classes | None = None
+) -> tuple[PreTrainedModel, GroupedAdapter[Any]]:
     """Load the base model and put the adapter on it.
 
     Args:
         recipe: the run.
         scratch: where activations of frozen layers may be kept; default: nowhere.
+        classes: what examples are told apart by, where they are: the data's.
 
     Returns:
         The frozen base and its adapters.
     """
     keep_freed_memory()
-    model = load_base(recipe.model, pick_device(recipe.runtime.device))
-    grouped = build_adapter(model, recipe.model.adapter)
+    model = load_base(recipe.model, pick_device(recipe.runtime.device), classes)
+    grouped = build_adapter(model, recipe.model.adapter, classes)
     changes_base = algorithm_class(recipe.federation.algorithm.name).changes_base
     if grouped.fits_own_layers and not changes_base and recipe.model.quantization is None:
         # Own layers multiply frozen weights side by side, and know of no change to one of them.
@@ -218,7 +222,7 @@ def assemble(recipe: Recipe, directory: Path, data: FederatedData, group: Proces
     Returns:
         The session.
     """
-    model, grouped = open_model(recipe, directory)
+    model, grouped = open_model(recipe, directory, classes_of(recipe.task, data.labels, data.label_words))
     return over_model(recipe, directory, data, model, grouped, group)
 
 

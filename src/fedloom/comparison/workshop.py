@@ -14,6 +14,7 @@ from fedloom.arms import Arm, build_arms, local_share, rounds_of
 from fedloom.comparison.plan import FEDERATED
 from fedloom.data.federated import FederatedData
 from fedloom.model.base import pick_device
+from fedloom.model.classes import classes_of
 from fedloom.recipe import Recipe
 from fedloom.run_directory import DATA, LAYERS, write_json
 from fedloom.runtime.cohort_size import GIB, memory_budget
@@ -109,12 +110,13 @@ class Workshop:
     def _opened(self, recipe: Recipe, data: FederatedData) -> Any:
         """The base model with the recipe's adapters around it; of another model section, the one before is let go."""
         changes_base = algorithm_class(recipe.federation.algorithm.name).changes_base
-        key = (_text(recipe.model), _text(recipe.runtime), str(changes_base))
+        classes = classes_of(recipe.task, data.labels, data.label_words)
+        key = (_text(recipe.model), _text(recipe.runtime), str(changes_base), str(classes))
         # What lies below the lowest adapter is kept by example, and examples belong to their data.
         if self._model_key not in {key, (*key, data.fingerprint)}:
             self._model = None
             return_freed_memory()
-            self._model = open_model(recipe, self.folder)
+            self._model = open_model(recipe, self.folder, classes)
             self._model_key = key if self._model[1].frozen_prefix is None else (*key, data.fingerprint)
         return self._model
 

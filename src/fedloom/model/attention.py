@@ -29,9 +29,10 @@ LONGEST_KEPT = 512
 
 
 class PackedAttention(torch.autograd.Function):
-    """Causal attention of packed rows [tokens, (heads + 2 key heads) * dim] to [tokens, heads * dim], in their dtype.
+    """Attention of packed rows [tokens, (heads + 2 key heads) * dim] to [tokens, heads * dim], in their dtype.
 
-    softmax(scale q k^T) v for each sequence and head, by explicit products.
+    softmax(scale q k^T) v for each sequence and head, by explicit products; a token sees those before it or, where
+    attention is not causal, its whole sequence.
     """
 
     @staticmethod
@@ -44,18 +45,20 @@ class PackedAttention(torch.autograd.Function):
         scale: float,
         window: int | None,
         softcap: float | None,
+        causal: bool = True,
     ) -> Tensor:
         """Attend; see the class."""
-        ctx.layout, ctx.heads, ctx.key_heads = layout, heads, key_heads
+        ctx.layout, ctx.heads, ctx.key_heads, ctx.causal = layout, heads, key_heads, causal
         ctx.scale, ctx.window, ctx.softcap = scale, window, softcap
         index = layout.heads(heads, key_heads)
         dim = rows.shape[1] // (heads + 2 * key_heads)
         padded = rows.reshape(-1, dim).index_select(0, index.gather)
         out = padded.new_empty(index.queries, dim)
         kept: list[Tensor] = []
-        for q, k, v, o, bucket in _parts(padded, out, layout, heads, key_heads):
+        for q, k, v, o, hidden, bucket in _parts(padded, out, layout, heads, key_heads, causal):
             for block in range(bucket.blocks):
-                weights = _weights(q[block], k, bucket, block, scale, window, softcap)
+                bias = _bias(bucket, block, window, q[block], hidden)
+                weights = _weights(q[block], k, bias, scale, softcap)
                 torch.bmm(weights[0], v[:, : weights[0].shape[-1]], out=o[block])
                 if bucket.keys <= LONGEST_KEPT:
                     kept.extend(weights)
@@ -73,9 +76,9 @@ class PackedAttention(torch.autograd.Function):
         # What flows back from padding is zero, and stays zero through every product below.
         to_out.index_fill_(0, index.nothing, 0.0)
         to_padded = torch.empty_like(padded)
-        parts = _parts(padded, to_out, ctx.layout, ctx.heads, ctx.key_heads)
-        for (q, k, v, to_o, bucket), (to_q, to_k, to_v, _, _) in zip(
-            parts, _parts(to_padded, to_out, ctx.layout, ctx.heads, ctx.key_heads), strict=True
+        parts = _parts(padded, to_out, ctx.layout, ctx.heads, ctx.key_heads, ctx.causal)
+        for (q, k, v, to_o, hidden, bucket), (to_q, to_k, to_v, *_) in zip(
+            parts, _parts(to_padded, to_out, ctx.layout, ctx.heads, ctx.key_heads, ctx.causal), strict=True
         ):
             # The last block sees all keys, so it writes their gradients; the others add to them.
             stored = None
@@ -87,7 +90,7 @@ class PackedAttention(torch.autograd.Function):
                 attended = (
                     stored[block]
                     if stored is not None
-                    else _weights(query, k, bucket, block, ctx.scale, ctx.window, ctx.softcap)
+                    else _weights(query, k, _bias(bucket, block, ctx.window, query, hidden), ctx.scale, ctx.softcap)
                 )
                 seen = attended[0].shape[-1]
                 to_weights = torch.bmm(to_output, v[:, :seen].transpose(1, 2))
@@ -104,7 +107,7 @@ class PackedAttention(torch.autograd.Function):
         to_rows = to_padded.index_select(0, index.scatter)
         if len(index.shared_rows):
             to_rows.index_add_(0, index.shared_rows, to_padded.index_select(0, index.shared_places))
-        return to_rows.view(len(gradients[0]), -1), None, None, None, None, None, None
+        return to_rows.view(len(gradients[0]), -1), None, None, None, None, None, None, None
 
 
 def _product(result: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
@@ -113,17 +116,19 @@ def _product(result: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
 
 
 def _parts(
-    padded: Tensor, out: Tensor, layout: AttentionLayout, heads: int, key_heads: int
-) -> list[tuple[list[Tensor], Tensor, Tensor, list[Tensor], Bucket]]:
+    padded: Tensor, out: Tensor, layout: AttentionLayout, heads: int, key_heads: int, causal: bool
+) -> list[tuple[list[Tensor], Tensor, Tensor, list[Tensor], Tensor | None, Bucket]]:
     """Views of chunks of buckets: q and out (lists by block) [n, queries, dim], k and v [n, keys, dim].
 
-    Here n is sequences * key heads. Every view is contiguous, without which products write through a slow path.
+    Here n is sequences * key heads. Beside them, where attention is not causal, which keys are padding [n, 1, keys]
+    (`AttentionLayout.padding`). Every view is contiguous, without which products write through a slow path.
     """
     index = layout.heads(heads, key_heads)
     repeat = heads // key_heads
     parts = []
     query_start, key_start = 0, index.queries
-    for bucket in layout.buckets:
+    hidden = [None] * len(layout.buckets) if causal else layout.padding(key_heads)
+    for bucket, nothing in zip(layout.buckets, hidden, strict=True):
         count = bucket.sequences * key_heads
         queries, keys = bucket.sequences * heads * bucket.length, count * bucket.keys
         value_start = key_start + index.keys
@@ -135,17 +140,15 @@ def _parts(
         at_once = max(1, MAX_SCORES // (heads * bucket.length * bucket.keys)) * key_heads
         for first in range(0, count, at_once):
             chunk = slice(first, first + at_once)
-            parts.append(([*q[:, chunk]], k[chunk], v[chunk], [*o[:, chunk]], bucket))
+            unseen = None if nothing is None else nothing[chunk]
+            parts.append(([*q[:, chunk]], k[chunk], v[chunk], [*o[:, chunk]], unseen, bucket))
         query_start, key_start = query_start + queries, key_start + keys
     return parts
 
 
-def _weights(
-    query: Tensor, keys: Tensor, bucket: Bucket, block: int, scale: float, window: int | None, softcap: float | None
-) -> tuple[Tensor, ...]:
+def _weights(query: Tensor, keys: Tensor, bias: Tensor, scale: float, softcap: float | None) -> tuple[Tensor, ...]:
     """Attention weights [n, queries, seen keys] of one block of queries; with a softcap, the tanh inside it, too."""
-    bias = _bias(bucket, block, window, query.shape[1] // bucket.block_length, query.dtype, query.device)
-    seen = bias.shape[1]
+    seen = bias.shape[-1]
     transposed = keys[:, :seen].transpose(1, 2)
     if softcap is None:
         return (torch.softmax(torch.baddbmm(bias, query, transposed, alpha=scale), -1),)
@@ -154,7 +157,13 @@ def _weights(
 
 
 def _flash(
-    query: Tensor, key: Tensor, value: Tensor, layout: AttentionLayout, scale: float | None, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: AttentionLayout,
+    scale: float | None,
+    window: int | None,
+    causal: bool,
 ) -> Tensor:
     """The flash kernel for variable lengths (arXiv 2307.08691): [1, heads, tokens, dim] to [1, tokens, heads, dim]."""
     places = layout.variable_length
@@ -170,15 +179,22 @@ def _flash(
         places.longest_query,
         places.longest_key,
         scale=scale,
-        window_size=(-1 if window is None else window - 1, 0),
+        window_size=(-1 if window is None else window - 1, 0 if causal else -1),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     assert isinstance(out, Tensor)
     return out[None]
 
 
+def _bias(bucket: Bucket, block: int, window: int | None, query: Tensor, hidden: Tensor | None) -> Tensor:
+    """What is added to the scores of a block of queries: 0 where a key is seen, else -inf."""
+    if hidden is not None:
+        return hidden
+    return _causal_bias(bucket, block, window, query.shape[1] // bucket.block_length, query.dtype, query.device)
+
+
 @lru_cache(maxsize=256)
-def _bias(
+def _causal_bias(
     bucket: Bucket, block: int, window: int | None, repeat: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """0 where a query of a block sees a key, else -inf: [repeat * queries, seen keys]."""
@@ -207,10 +223,10 @@ def packed_attention(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Variable-length causal attention, the contract of transformers' attention interface.
+    """Variable-length attention, the contract of transformers' attention interface.
 
     Args:
-        module: the attention layer, for its number and its name in errors.
+        module: the attention layer: its number, whether it is causal, its name in errors.
         query: [1, heads, tokens, dim].
         key: [1, key/value heads, tokens, dim].
         value: [1, key/value heads, tokens, dim].
@@ -232,9 +248,12 @@ def packed_attention(
         raise RuntimeError(f"{type(module).__name__} uses dropout or attention sinks, not supported")
     if packed_prefix is not None:
         key, value = packed_prefix.put_into_heads(key, value, int(module.layer_idx))  # type: ignore[arg-type]
+    causal = bool(getattr(module, "is_causal", True))
+    if sliding_window is not None and not causal:
+        raise RuntimeError(f"{type(module).__name__} sees a window on both sides, not supported")
     heads, tokens, dim = query.shape[1:]
     if query.is_cuda and query.dtype in HALF_PRECISION and softcap is None and value.shape[-1] == dim:
-        return _flash(query, key, value, packed_layout, scaling, sliding_window), None
+        return _flash(query, key, value, packed_layout, scaling, sliding_window, causal), None
     size = value.shape[-1]
     value = torch.nn.functional.pad(value, (0, dim - size))
     rows = torch.cat([query, key, value], 1)[0].transpose(0, 1).reshape(tokens, -1)
@@ -243,7 +262,7 @@ def packed_attention(
     rows = rows.float() if rows.device.type == "cpu" else rows
     scale = dim**-0.5 if scaling is None else scaling
     out: Tensor = PackedAttention.apply(  # type: ignore[no-untyped-call]
-        rows, packed_layout, heads, key.shape[1], scale, sliding_window, softcap
+        rows, packed_layout, heads, key.shape[1], scale, sliding_window, softcap, causal
     )
     return out.to(query.dtype).view(1, tokens, heads, dim)[..., :size], None
 

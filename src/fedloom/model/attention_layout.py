@@ -143,6 +143,7 @@ class AttentionLayout:
             self.buckets.append(bucket)
             self.members.append((own, np.concatenate([shared, own], axis=1), inside))
         self._heads: dict[tuple[int, int], HeadIndex] = {}
+        self._padding: dict[int, list[Tensor]] = {}
         self._lengths, self._parents = lengths, parents
 
     def heads(self, heads: int, key_heads: int) -> HeadIndex:
@@ -158,6 +159,32 @@ class AttentionLayout:
         if (heads, key_heads) not in self._heads:
             self._heads[heads, key_heads] = self._index(heads, key_heads)
         return self._heads[heads, key_heads]
+
+    def padding(self, key_heads: int) -> list[Tensor]:
+        """Which keys are padding, for attention that is not causal: else a query sees none of them in any case.
+
+        Args:
+            key_heads: key/value heads.
+
+        Returns:
+            For each bucket fp32 [sequences * key heads, 1, keys], to be added to scores: -inf at padding, else 0.
+        """
+        if key_heads not in self._padding:
+            self._padding[key_heads] = [
+                self._tensor(np.where(self._seen(bucket, inside), np.float32(0), np.float32(-np.inf)))
+                .repeat_interleave(key_heads, 0)
+                .unsqueeze(1)
+                for bucket, (_, _, inside) in zip(self.buckets, self.members, strict=True)
+            ]
+        return self._padding[key_heads]
+
+    @staticmethod
+    def _seen(bucket: Bucket, inside: np.ndarray) -> np.ndarray:
+        """Which padded key places hold a token of the shared prompt or of the sequence: bool [sequences, keys]."""
+        of_prompt = np.broadcast_to(
+            np.arange(bucket.padded_prefix) < bucket.prefix, (bucket.sequences, bucket.padded_prefix)
+        )
+        return np.concatenate([of_prompt, inside], axis=1)
 
     @cached_property
     def variable_length(self) -> VariableLength:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from fedloom.errors import UserError, nearest
 from fedloom.model.attention import IMPLEMENTATION
+from fedloom.model.classes import Classes, model_class, trained_head
 from fedloom.recipe.adapter_schema import FullConfig
 from fedloom.recipe.model_schema import ModelConfig
 
@@ -172,12 +173,29 @@ def base_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     return torch.float32 if isinstance(config.adapter, FullConfig) else pick_dtype(config.dtype, device)
 
 
-def read_weights(config: ModelConfig, device: torch.device, **options: Any) -> Any:
+def architecture(config: ModelConfig, head: str | None) -> Any:
+    """The class of transformers that the base is loaded as.
+
+    Args:
+        config: the recipe's model section.
+        head: of the task; None for sft.
+
+    Returns:
+        One of its auto classes.
+
+    Raises:
+        UserError: where the tokenizer, which decides on it, can't be loaded.
+    """
+    return model_class(head, head == "label_words" and load_tokenizer(config).mask_token_id is not None)
+
+
+def read_weights(config: ModelConfig, device: torch.device, classes: Classes | None = None, **options: Any) -> Any:
     """The base model as transformers loads it, quantised where the recipe says so.
 
     Args:
         config: the recipe's model section.
         device: where it goes.
+        classes: what it is to tell apart, where it is a classifier.
         options: further ones of transformers' `from_pretrained`.
 
     Returns:
@@ -199,9 +217,11 @@ def read_weights(config: ModelConfig, device: torch.device, **options: Any) -> A
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=dtype,
         )
-    base = resolve_base(config.base)
+    if classes is not None and classes.head == "linear":
+        options["num_labels"] = classes.count
+    base, kind = resolve_base(config.base), architecture(config, None if classes is None else classes.head)
     with loading(config, "the weights"):
-        loaded = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True, **options)
+        loaded = kind.from_pretrained(base, dtype=dtype, use_safetensors=True, **options)
     for module in (loaded[0] if isinstance(loaded, tuple) else loaded).modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes would repack 4-bit weights for a kernel that has no way back, and lose all gradients.
@@ -209,25 +229,32 @@ def read_weights(config: ModelConfig, device: torch.device, **options: Any) -> A
     return loaded
 
 
-def load_base(config: ModelConfig, device: torch.device) -> PreTrainedModel:
+def load_base(config: ModelConfig, device: torch.device, classes: Classes | None = None) -> PreTrainedModel:
     """The base model, frozen, with attention that takes packed batches.
 
     Args:
         config: the recipe's model section.
         device: where it goes.
+        classes: what it is to tell apart, where it is a classifier.
 
     Returns:
-        A transformers causal language model in evaluation mode, without gradients.
+        A transformers model in evaluation mode, without gradients. A classification head that its weights lack is zero.
 
     Raises:
         UserError: where the weights can't be loaded.
     """
-    model, info = read_weights(config, device, attn_implementation=IMPLEMENTATION, output_loading_info=True)
-    if info["missing_keys"]:
+    model, info = read_weights(config, device, classes, attn_implementation=IMPLEMENTATION, output_loading_info=True)
+    missing = set(info["missing_keys"])
+    head = trained_head(model)
+    fresh = {name for name in missing if head is not None and name.startswith(f"{head}.")}
+    for name in fresh:
+        model.get_parameter(name).data.zero_()
+    missing -= fresh
+    if missing:
         # transformers would go on with random numbers in their place.
         raise UserError(
-            f"model.base: the weights of {config.base!r} lack {len(info['missing_keys'])} of the model's tensors, "
-            f"e.g. {min(info['missing_keys'])}"
+            f"model.base: the weights of {config.base!r} lack {len(missing)} of the model's tensors, e.g. "
+            f"{min(missing)}"
         )
     model.requires_grad_(False)
     frozen: PreTrainedModel = model.eval()

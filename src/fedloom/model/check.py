@@ -6,25 +6,28 @@ import math
 from importlib.util import find_spec
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from fedloom.errors import UserError
-from fedloom.model.adapters.registry import adapter_class
-from fedloom.model.base import loading, resolve_base
+from fedloom.model.adapters.registry import adapter_layout
+from fedloom.model.base import architecture, loading, resolve_base
 from fedloom.model.checkpointing import decoder_layers
+from fedloom.model.classes import is_causal
 from fedloom.model.decoder_layer import frozen_layers
 from fedloom.model.grouped_adapter import Layout
 from fedloom.recipe.adapter_schema import VirtualTokensConfig
 from fedloom.recipe.model_schema import ModelConfig
 from fedloom.recipe.schema import RuntimeConfig
+from fedloom.recipe.task_schema import TaskConfig
 
 
-def check_model(config: ModelConfig, runtime: RuntimeConfig) -> Layout:
+def check_model(config: ModelConfig, runtime: RuntimeConfig, task: TaskConfig | None = None) -> Layout:
     """Find mistakes in the model section without reading a weight: the model is built on the meta device.
 
     Args:
         config: the recipe's model section.
         runtime: its runtime section.
+        task: its task section; default: sft.
 
     Returns:
         What an adapter consists of.
@@ -32,12 +35,20 @@ def check_model(config: ModelConfig, runtime: RuntimeConfig) -> Layout:
     Raises:
         UserError: an unknown architecture, targets that the model does not have, or options without effect on it.
     """
-    base = resolve_base(config.base)
+    base, head = resolve_base(config.base), None if task is None else task.head
+    kind = architecture(config, head)
     with loading(config, "config.json"):
         settings = AutoConfig.from_pretrained(base)
+        if task is not None and head == "linear" and task.labels is not None:
+            settings.num_labels = len(task.labels)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(settings)
-    layout = adapter_class(config.adapter.kind).layout(model, config.adapter)
+            model = kind.from_config(settings)
+    if head is None and not is_causal(model):
+        raise UserError(
+            f"model.base: {config.base!r} is an encoder, whose tokens see what follows them: it can't learn to answer",
+            hint="set task.kind: classification, or give a causal language model",
+        )
+    layout = adapter_layout(model, config.adapter)
     if config.quantization is not None:
         _check_quantization(config)
     if runtime.prefix_cache_gb is not None and frozen_layers(model, layout.layers) == 0:

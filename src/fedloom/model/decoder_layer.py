@@ -288,7 +288,10 @@ def use_own_layers(model: PreTrainedModel, grouped: GroupedAdapter[Any]) -> None
     """
     layers = [module for module in model.modules() if type(module).__name__ in FAMILY]
     if not (
-        layers and grouped.plain_head and grouped.device.type == "cpu" and all(_is_plain(layer) for layer in layers)
+        layers
+        and (grouped.plain_head or grouped.reader)
+        and grouped.device.type == "cpu"
+        and all(_is_plain(layer) for layer in layers)
     ):
         return
     for layer in layers:

@@ -28,7 +28,9 @@ def pack_groups(
     Returns:
         The batch.
     """
-    return pack(groups, grouped.device, share_prompts, grouped.places)
+    reads_first = grouped.reader is not None and not grouped.reader.causal
+    share = share_prompts and not reads_first
+    return pack(groups, grouped.device, share, grouped.places, grouped.virtual_apart, reads_first)
 
 
 def label_losses(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:
@@ -42,6 +44,9 @@ def label_losses(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: Pa
     Returns:
         fp32 [labels], in nats.
     """
+    if grouped.reader is not None:
+        logits = class_logits(model, grouped, batch)
+        return nn.functional.cross_entropy(logits, batch.labels, reduction="none")
     if grouped.trains_head or not grouped.plain_head:
         logits = label_logits(model, grouped, batch)
         return nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
@@ -64,8 +69,8 @@ def score_labels(
     Returns:
         fp32 [labels] in nats, bool [labels], and int64 [labels]: the most likely tokens, or classes.
     """
-    if not grouped.plain_head:
-        logits = label_logits(model, grouped, batch)
+    if grouped.reader is not None or not grouped.plain_head:
+        logits = (label_logits if grouped.reader is None else class_logits)(model, grouped, batch)
         losses = nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
         predicted = logits.argmax(-1)
         return losses, predicted == batch.labels, predicted
@@ -73,6 +78,25 @@ def score_labels(
     head = model.get_output_embeddings()
     losses, predicted = (x[: len(batch.labels)] for x in label_scores(hidden, head.weight, labels, head.bias))
     return losses, predicted == batch.labels, predicted
+
+
+def class_logits(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:
+    """The logits of every class, for each example.
+
+    Args:
+        model: the frozen base with its wrapped layers.
+        grouped: the adapters, of a classifier; their groups are those of the batch.
+        batch: packed examples, each with a class.
+
+    Returns:
+        fp32 [examples, classes].
+    """
+    assert grouped.reader is not None
+    rows, _ = _rows_at_labels(model, grouped, batch)
+    starts = (0, *batch.label_counts.cumsum(0).tolist())
+    # What follows the base's layers works on a row for each example.
+    grouped.group_starts = starts
+    return grouped.reader.logits(rows.to(model.dtype), starts, grouped.heads)
 
 
 def label_logits(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:
@@ -117,6 +141,11 @@ def states_everywhere(model: PreTrainedModel, grouped: GroupedAdapter[Any], batc
 
 
 def _at_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    hidden, labels = _rows_at_labels(model, grouped, batch)
+    return hidden.to(model.get_output_embeddings().weight.dtype), labels
+
+
+def _rows_at_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> tuple[Tensor, Tensor]:
     """What the head is applied to, [labels + filler, size], and the labels with 0 for the filler."""
     grouped.group_starts = batch.group_starts
     # See FEWEST_ROWS: the output head, too, always multiplies a fair number of rows, and few different numbers.
@@ -132,13 +161,18 @@ def _at_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: Pack
         hidden = base(**arguments, packed_labels=LabelRows(positions, starts)).last_hidden_state[0]
     else:
         hidden = base(**arguments).last_hidden_state[0].index_select(0, positions)
-    return hidden.to(model.get_output_embeddings().weight.dtype), labels
+    return hidden, labels
 
 
 def _arguments(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> dict[str, Any]:
-    return {
+    arguments = {
         **grouped.inputs(model, batch),
         "position_ids": batch.position_ids,
         "packed_layout": batch.layout,
         "use_cache": False,
     }
+    if grouped.reader is not None and grouped.reader.first_position:
+        arguments["position_ids"] = batch.position_ids + grouped.reader.first_position
+    if batch.token_type_ids is not None:
+        arguments["token_type_ids"] = batch.token_type_ids
+    return arguments

@@ -19,10 +19,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fedloom.model.classes import trained_head
 from fedloom.model.head_loss import head_is_plain
+from fedloom.randomness import torch_generator
 from fedloom.recipe.adapter_schema import AdapterKind
 
 if TYPE_CHECKING:
+    from fedloom.model.class_reader import ClassReader
     from fedloom.model.frozen_prefix import FrozenPrefix
     from fedloom.model.packing import PackedBatch
     from fedloom.recipe.model_schema import ModelConfig
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 Adapter = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
 KindConfig = TypeVar("KindConfig", bound=AdapterKind)
+# PEFT's names begin with it.
+PREFIX = "base_model.model."
+# Of a fresh classification head's weights.
+HEAD_DEVIATION = 0.02
 
 
 @dataclass(frozen=True)
@@ -73,11 +80,17 @@ class GroupedAdapter(Generic[KindConfig]):
     fits_own_layers: ClassVar[bool] = False
     # Whether the output head is trained, too: its loss then needs the gradient of its weight.
     trains_head: ClassVar[bool] = False
+    # What the names of the tensors of a trained classification head begin with.
+    head_prefix: ClassVar[str] = PREFIX
 
     def __init__(self, model: PreTrainedModel, config: KindConfig) -> None:
         layout = self.layout(model, config)
         self.config = config
-        self.shapes = layout.shapes
+        self.head_shapes = self.shapes_of_head(model)
+        # Those of the kind alone, which knows nothing of a classification head.
+        self.own_shapes = {name: shape for name, shape in layout.shapes.items() if name not in self.head_shapes}
+        self.shapes = self.own_shapes | self.head_shapes
+        self.head_names = frozenset(self.head_shapes)
         self.layers = layout.layers
         self.size = sum(math.prod(shape) for shape in self.shapes.values())
         self.device = next(model.parameters()).device
@@ -91,6 +104,9 @@ class GroupedAdapter(Generic[KindConfig]):
         self.recompute = False
         # Virtual tokens before the text of every example.
         self.virtual_tokens = 0
+        # What reads classes off the last hidden states, where examples are to be classified.
+        self.reader: ClassReader | None = None
+        self._head = {name: model.get_parameter(self._in_model(name)).detach() for name in self.head_shapes}
         self._loaded = _Loaded()
 
     @classmethod
@@ -109,8 +125,42 @@ class GroupedAdapter(Generic[KindConfig]):
         """
         raise NotImplementedError
 
+    @classmethod
+    def shapes_of_head(cls, model: PreTrainedModel) -> Shapes:
+        """The tensors of a sequence classifier's head, which is trained beside any kind of adapter.
+
+        Args:
+            model: the base (weights may be on the meta device).
+
+        Returns:
+            Shapes by name; none for other models.
+        """
+        head = trained_head(model)
+        parameters = {} if head is None else dict(model.get_submodule(head).named_parameters(prefix=head))
+        return {cls.head_prefix + name: tuple(value.shape) for name, value in parameters.items()}
+
     def initial(self, seed: int) -> Adapter:
-        """A fresh adapter.
+        """A fresh adapter, with the base's classification head or, where it has none yet, a fresh one.
+
+        A head that is zero was not there (see `load_base`): its weights are drawn from a normal distribution of
+        standard deviation `HEAD_DEVIATION`, as BERT's own are, its biases stay zero.
+
+        Args:
+            seed: the recipe's seed.
+
+        Returns:
+            fp32 tensors on the CPU.
+        """
+        head = {name: value.to("cpu", torch.float32, copy=True) for name, value in self._head.items()}
+        if not any(value.any() for value in head.values()):
+            for name, value in head.items():
+                if value.dim() > 1:
+                    generator = torch_generator(seed, f"head {self._in_model(name)}")
+                    value.normal_(std=HEAD_DEVIATION, generator=generator)
+        return self.own_initial(seed) | head
+
+    def own_initial(self, seed: int) -> Adapter:
+        """A fresh adapter without classification head.
 
         Args:
             seed: the recipe's seed.
@@ -127,7 +177,8 @@ class GroupedAdapter(Generic[KindConfig]):
             fresh: an adapter as `initial` gives it.
 
         Returns:
-            The very same, where the model computes with it what the base does.
+            The very same, where the model computes with it what the base does. (A fresh classification head is part of
+            it: the base has none that could be tested.)
         """
         return fresh
 
@@ -210,6 +261,18 @@ class GroupedAdapter(Generic[KindConfig]):
     def group_starts(self, starts: tuple[int, ...]) -> None:
         self._loaded.group_starts = starts
 
+    @property
+    def virtual_apart(self) -> bool:
+        """Whether every example of a batch needs such places of its own; see `packing`."""
+        return False
+
+    @property
+    def heads(self) -> dict[str, Tensor] | None:
+        """The loaded classification heads, fp32 [groups, ...] by name within the head; None: the model's own."""
+        if self.trains_head:
+            return None
+        return {self._in_model(name).partition(".")[2]: self.parameters[name] for name in self.head_shapes}
+
     def loaded(self) -> dict[str, Any]:
         """What the calling thread has loaded, for `borrowed`."""
         return dict(self._loaded.__dict__)
@@ -285,3 +348,7 @@ class GroupedAdapter(Generic[KindConfig]):
         """The named tensors of one [parameters] vector, copied to the CPU."""
         row = row.detach().to("cpu", copy=True)
         return {name: view[0].clone() for name, view in self.split(row[None]).items()}
+
+    def _in_model(self, name: str) -> str:
+        """What the model calls a tensor of the head."""
+        return name.removeprefix(self.head_prefix)

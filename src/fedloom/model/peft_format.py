@@ -18,8 +18,6 @@ from fedloom.model.base import resolve_base
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter, KindConfig, Shapes
 from fedloom.recipe.model_schema import ModelConfig
 
-# PEFT's names begin with it.
-PREFIX = "base_model.model."
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -47,7 +45,7 @@ class PeftFormat(GroupedAdapter[KindConfig]):
         Returns:
             Tensors under PEFT's names.
         """
-        return {name: adapter[name] for name in self.shapes}
+        return {name: adapter[name] for name in self.own_shapes}
 
     def stored_shapes(self, tensors: Mapping[str, Tensor]) -> Shapes:
         """The shapes that PEFT's tensors must have.
@@ -58,7 +56,7 @@ class PeftFormat(GroupedAdapter[KindConfig]):
         Returns:
             Shapes by PEFT's names.
         """
-        return self.shapes
+        return self.own_shapes
 
     def imported(self, tensors: Mapping[str, Tensor]) -> Adapter:
         """The way back from `exported`.

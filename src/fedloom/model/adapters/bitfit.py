@@ -16,8 +16,8 @@ from fedloom.model.adapter_products import adapter_dtype
 from fedloom.model.adapters.lora import factor_shapes
 from fedloom.model.adapters.per_group import change_output, shifted
 from fedloom.model.adapters.targets import short_names, sizes, target_layers
-from fedloom.model.grouped_adapter import Adapter, Layout, Shapes
-from fedloom.model.peft_format import PREFIX, PeftFormat
+from fedloom.model.grouped_adapter import PREFIX, Adapter, Layout, Shapes
+from fedloom.model.peft_format import PeftFormat
 from fedloom.recipe.adapter_schema import BitFitConfig
 
 
@@ -41,9 +41,9 @@ class BitFit(PeftFormat[BitFitConfig]):
         layers = target_layers(model, config)
         return Layout({_name(layer): (sizes(model.get_submodule(layer))[1],) for layer in layers}, layers)
 
-    def initial(self, seed: int) -> Adapter:
+    def own_initial(self, seed: int) -> Adapter:
         """See `GroupedAdapter`: zeros."""
-        return {name: torch.zeros(shape) for name, shape in self.shapes.items()}
+        return {name: torch.zeros(shape) for name, shape in self.own_shapes.items()}
 
     def exported(self, adapter: Mapping[str, Tensor]) -> Adapter:
         """See `PeftFormat`."""

@@ -41,6 +41,8 @@ MLPS, ATTENTIONS = {"mlp", "feed_forward", "ffn"}, {"self_attn", "attn", "attent
 class GroupedBottleneck(GroupedAdapter[BottleneckConfig]):
     """Bottleneck adapters on one model: hooks on the blocks of its decoder layers."""
 
+    head_prefix = ""
+
     def __init__(self, model: PreTrainedModel, config: BottleneckConfig) -> None:
         super().__init__(model, config)
         self._activation = ACTIVATIONS[config.activation]
@@ -57,9 +59,9 @@ class GroupedBottleneck(GroupedAdapter[BottleneckConfig]):
             shapes |= dict(zip(_names(block), sizes, strict=True))
         return Layout(shapes, blocks)
 
-    def initial(self, seed: int) -> Adapter:
+    def own_initial(self, seed: int) -> Adapter:
         """See `GroupedAdapter`: down uniform as torch's linear layers are, up and both biases zero."""
-        adapter = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
+        adapter = {name: torch.zeros(shape) for name, shape in self.own_shapes.items()}
         for block in self.layers:
             name = _names(block)[0]
             bound = 1 / math.sqrt(self.shapes[name][1])
@@ -133,7 +135,8 @@ def load_bottleneck(model: PreTrainedModel, folder: str | Path) -> PreTrainedMod
     layout = GroupedBottleneck.layout(model, config)
     if blocks != layout.layers:
         raise UserError(f"{path}: made for other blocks than the model has, e.g. {blocks[:1]}")
-    tensors = read_tensors(path, WEIGHTS, lambda _: layout.shapes)
+    shapes = layout.shapes | GroupedBottleneck.shapes_of_head(model)
+    tensors = read_tensors(path, WEIGHTS, lambda _: shapes)
     hidden = int(model.config.get_text_config().hidden_size)
     for block in blocks:
         module, adapter = model.get_submodule(block), Bottleneck(hidden, config.size, config.activation)

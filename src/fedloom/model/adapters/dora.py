@@ -20,8 +20,8 @@ from fedloom.model.adapter_products import adapter_dtype
 from fedloom.model.adapters.lora import factor_shapes, initial_factor
 from fedloom.model.adapters.per_group import product, scaled
 from fedloom.model.adapters.targets import short_names, target_layers
-from fedloom.model.grouped_adapter import Adapter, Layout, Shapes
-from fedloom.model.peft_format import PREFIX, PeftFormat
+from fedloom.model.grouped_adapter import PREFIX, Adapter, Layout, Shapes
+from fedloom.model.peft_format import PeftFormat
 from fedloom.recipe.adapter_schema import DoraConfig
 
 
@@ -50,7 +50,7 @@ class Dora(PeftFormat[DoraConfig]):
             shapes |= {a: factors[a], b: factors[b], magnitudes: factors[b][:1]}
         return Layout(shapes, layers)
 
-    def initial(self, seed: int) -> Adapter:
+    def own_initial(self, seed: int) -> Adapter:
         """See `GroupedAdapter`: LoRA's A and B, and the norms of the base's rows."""
         adapter: Adapter = {}
         for layer in self.layers:

@@ -26,6 +26,7 @@ class FullModel(GroupedAdapter[FullConfig]):
 
     cohorts = False
     trains_head = True
+    head_prefix = ""
 
     def __init__(self, model: PreTrainedModel, config: FullConfig) -> None:
         super().__init__(model, config)
@@ -38,9 +39,13 @@ class FullModel(GroupedAdapter[FullConfig]):
         """See `GroupedAdapter`: the model's own names."""
         return Layout({name: tuple(parameter.shape) for name, parameter in model.named_parameters()}, [])
 
-    def initial(self, seed: int) -> Adapter:
+    def own_initial(self, seed: int) -> Adapter:
         """See `GroupedAdapter`: the base."""
-        return {name: value.to("cpu", torch.float32, copy=True) for name, value in self._base.items()}
+        return {
+            name: value.to("cpu", torch.float32, copy=True)
+            for name, value in self._base.items()
+            if name in self.own_shapes
+        }
 
     def load(self, adapters: Sequence[Mapping[str, Tensor]], trainable: bool = True) -> None:
         """See `GroupedAdapter`; of one client only, and seen by all threads."""

@@ -15,8 +15,8 @@ from fedloom.errors import UserError, nearest
 from fedloom.model.adapter_products import adapter_dtype
 from fedloom.model.adapters.per_group import change_input, change_output, scaled
 from fedloom.model.adapters.targets import named, short_names, sizes, target_layers
-from fedloom.model.grouped_adapter import Adapter, Layout, Shapes
-from fedloom.model.peft_format import PREFIX, PeftFormat
+from fedloom.model.grouped_adapter import PREFIX, Adapter, Layout, Shapes
+from fedloom.model.peft_format import PeftFormat
 from fedloom.recipe.adapter_schema import Ia3Config
 
 
@@ -50,9 +50,9 @@ class Ia3(PeftFormat[Ia3Config]):
                 )
         return Layout(shapes, layers)
 
-    def initial(self, seed: int) -> Adapter:
+    def own_initial(self, seed: int) -> Adapter:
         """See `GroupedAdapter`: ones."""
-        return {name: torch.ones(shape) for name, shape in self.shapes.items()}
+        return {name: torch.ones(shape) for name, shape in self.own_shapes.items()}
 
     def peft_config(self, model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> peft.PeftConfig:
         """See `PeftFormat`."""

@@ -18,8 +18,8 @@ from transformers.pytorch_utils import Conv1D
 from fedloom.model.adapter_products import Site, adapter_dtype, adapter_gradients, add_adapters
 from fedloom.model.adapters.per_group import product
 from fedloom.model.adapters.targets import short_names, sizes, target_layers
-from fedloom.model.grouped_adapter import Adapter, Layout, Shapes
-from fedloom.model.peft_format import PREFIX, PeftFormat
+from fedloom.model.grouped_adapter import PREFIX, Adapter, Layout, Shapes
+from fedloom.model.peft_format import PeftFormat
 from fedloom.randomness import torch_generator
 from fedloom.recipe.adapter_schema import LowRank, RsLoraConfig
 
@@ -121,11 +121,11 @@ class GroupedLora(PeftFormat[LowRank]):
         layers = target_layers(model, config)
         return Layout(factor_shapes(model, layers, config.largest_rank), layers)
 
-    def initial(self, seed: int) -> Adapter:
+    def own_initial(self, seed: int) -> Adapter:
         """See `GroupedAdapter`: A as `initial_factor` draws it, B zero."""
         return {
             name: initial_factor(name, shape, seed) if ".lora_A." in name else torch.zeros(shape)
-            for name, shape in self.shapes.items()
+            for name, shape in self.own_shapes.items()
         }
 
     def change_base(self, broadcast: Mapping[str, Tensor]) -> None:
@@ -147,7 +147,7 @@ class GroupedLora(PeftFormat[LowRank]):
         }
 
     def effective(self, adapter: Mapping[str, Tensor]) -> Adapter:
-        """An adapter's A and B, where it has square factors between them (Fed-SB) with these multiplied into B."""
+        """An adapter, its B multiplied with the square factors between A and B where it has any (Fed-SB)."""
         found: Adapter = {}
         for name in self.shapes:
             square = adapter.get(name.replace(".lora_B.", ".lora_R.")) if ".lora_B." in name else None
@@ -190,8 +190,8 @@ class GroupedLora(PeftFormat[LowRank]):
 
     def stored_shapes(self, tensors: Mapping[str, Tensor]) -> Shapes:
         """See `PeftFormat`: the layout's, with any rank from the layout's up."""
-        shapes = dict(self.shapes)
-        for name, (rows, columns) in self.shapes.items():
+        shapes = dict(self.own_shapes)
+        for name, (rows, columns) in self.own_shapes.items():
             if name in tensors and tensors[name].dim() == 2:
                 given_rows, given_columns = tensors[name].shape
                 in_a = ".lora_A." in name
@@ -201,7 +201,7 @@ class GroupedLora(PeftFormat[LowRank]):
     def imported(self, tensors: Mapping[str, Tensor]) -> Adapter:
         """See `PeftFormat`: what exceeds the layout's rank is a change of the base model."""
         adapter: Adapter = {}
-        for name, (rows, columns) in self.shapes.items():
+        for name, (rows, columns) in self.own_shapes.items():
             value = tensors[name]
             adapter[name] = value[:rows, :columns]
             if value.shape != (rows, columns):

@@ -39,7 +39,7 @@ class PTuning(EmbeddedTokens[PTuningConfig]):
             shapes[f"prompt_encoder.mlp_head.{2 * place}.bias"] = (outputs,)
         return Layout(shapes, [])
 
-    def initial(self, seed: int) -> Adapter:
+    def own_initial(self, seed: int) -> Adapter:
         """Drawn as in PEFT: embeddings normal, a layer's weights and biases uniform up to 1 / sqrt(inputs).
 
         Args:
@@ -49,7 +49,7 @@ class PTuning(EmbeddedTokens[PTuningConfig]):
             fp32 tensors.
         """
         adapter: Adapter = {}
-        for name, shape in self.shapes.items():
+        for name, shape in self.own_shapes.items():
             generator = torch_generator(seed, f"adapter {name}")
             if name == EMBEDDING:
                 adapter[name] = torch.randn(shape, generator=generator)
@@ -61,7 +61,7 @@ class PTuning(EmbeddedTokens[PTuningConfig]):
     def vectors(self, batch: PackedBatch) -> Tensor:
         """See `EmbeddedTokens`: each group's network at work, by itself, so that no group's result is another's."""
         nothing = torch.zeros(self.shapes[EMBEDDING], device=self.device)
-        parts = [value.unbind() for value in self.parameters.values()]
+        parts = [self.parameters[name].unbind() for name in self.own_shapes]
         made = [
             nothing if first == last else encoded(*(part[group] for part in parts))
             for group, (first, last) in enumerate(pairwise(batch.group_starts))
@@ -75,11 +75,11 @@ class PTuning(EmbeddedTokens[PTuningConfig]):
 
     def stored_shapes(self, tensors: Mapping[str, Tensor]) -> Shapes:
         """See `PeftFormat`."""
-        return {STORED: self.shapes[EMBEDDING], **self.shapes}
+        return {STORED: self.shapes[EMBEDDING], **self.own_shapes}
 
     def imported(self, tensors: Mapping[str, Tensor]) -> Adapter:
         """See `PeftFormat`."""
-        return {name: tensors[name] for name in self.shapes}
+        return {name: tensors[name] for name in self.own_shapes}
 
     def peft_config(self, model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> peft.PeftConfig:
         """See `PeftFormat`."""

@@ -38,7 +38,7 @@ class PrefixTuning(VirtualTokens[PrefixTuningConfig]):
         return Layout({STORED: (config.virtual_tokens, layers * 2 * heads * dim)}, [])
 
     @torch.no_grad()
-    def initial(self, seed: int) -> Adapter:
+    def own_initial(self, seed: int) -> Adapter:
         """The keys and values of tokens drawn from the vocabulary, as the base computes them.
 
         The paper (section 7.4) begins with those of words; to draw them from all of the vocabulary is our choice.

@@ -30,7 +30,7 @@ class PromptTuning(EmbeddedTokens[PromptTuningConfig]):
         return Layout({STORED: (config.virtual_tokens, cls.embedding_size(model))}, [])
 
     @torch.no_grad()
-    def initial(self, seed: int) -> Adapter:
+    def own_initial(self, seed: int) -> Adapter:
         """Embeddings of tokens drawn from the vocabulary.
 
         The paper's "sampled vocabulary", but of the whole vocabulary rather than its most common words: our choice.

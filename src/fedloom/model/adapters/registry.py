@@ -8,7 +8,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from fedloom.errors import UserError
-from fedloom.model.grouped_adapter import GroupedAdapter
+from fedloom.model.class_reader import ClassReader
+from fedloom.model.classes import Classes
+from fedloom.model.grouped_adapter import GroupedAdapter, Layout
 from fedloom.recipe.adapter_schema import AdapterKind
 
 # The name in a recipe, and where in this package its class is.
@@ -42,14 +44,40 @@ def adapter_class(kind: str) -> type[GroupedAdapter[Any]]:
     return found
 
 
-def build_adapter(model: PreTrainedModel, config: AdapterKind) -> GroupedAdapter[Any]:
+def adapter_layout(model: PreTrainedModel, config: AdapterKind) -> Layout:
+    """What an adapter on a model consists of, a trained classification head among it.
+
+    Args:
+        model: the base (weights may be on the meta device).
+        config: the recipe's adapter section.
+
+    Returns:
+        Its tensors' shapes, and the modules it changes.
+
+    Raises:
+        UserError: where the config does not fit the model.
+    """
+    kind = adapter_class(config.kind)
+    layout = kind.layout(model, config)
+    return Layout(layout.shapes | kind.shapes_of_head(model), layout.layers)
+
+
+def build_adapter(model: PreTrainedModel, config: AdapterKind, classes: Classes | None = None) -> GroupedAdapter[Any]:
     """The adapters of a recipe on a model.
 
     Args:
         model: the frozen base; changed in place.
         config: the recipe's adapter section.
+        classes: what examples are told apart by, where they are.
 
     Returns:
         Adapters, none loaded.
+
+    Raises:
+        UserError: where the base computes a class's logits in a way that is not supported.
     """
-    return adapter_class(config.kind)(model, config)
+    # First: it compares with the base as it was loaded.
+    reader = None if classes is None else ClassReader(model, classes)
+    grouped = adapter_class(config.kind)(model, config)
+    grouped.reader = reader
+    return grouped

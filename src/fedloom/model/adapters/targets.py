@@ -9,14 +9,19 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from fedloom.errors import UserError, nearest
+from fedloom.model.classes import trained_head
 from fedloom.recipe.adapter_schema import OnLinearLayers
 
 
 def linear_layers(model: PreTrainedModel) -> list[str]:
-    """Names of all layers that can carry an adapter: linear ones other than the output head."""
-    head = model.get_output_embeddings()
+    """Names of all layers that can carry an adapter: linear ones other than those of the output head."""
+    head, trained = model.get_output_embeddings(), trained_head(model)
     return [
-        name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)) and module is not head
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D))
+        and module is not head
+        and (trained is None or not f"{name}.".startswith(f"{trained}."))
     ]
 
 

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -37,18 +38,20 @@ class VirtualTokens(PeftFormat[VirtualConfig]):
     @property
     def places(self) -> int:
         """See `GroupedAdapter`: none for the untuned base."""
-        return self.virtual_tokens if self.parameters else 0
+        return self.virtual_tokens if self.own_shapes.keys() <= self.parameters.keys() else 0
 
     def untuned(self, fresh: Adapter) -> Adapter:
-        """See `GroupedAdapter`: no tensors at all."""
-        return {}
+        """See `GroupedAdapter`: no tensors but those of a classification head."""
+        return {name: fresh[name] for name in self.head_shapes}
 
     def load(self, adapters: Sequence[Mapping[str, Tensor]], trainable: bool = True) -> None:
-        """See `GroupedAdapter`; without any tensors, the untuned base."""
-        if any(adapters):
+        """See `GroupedAdapter`; without the virtual tokens, the untuned base."""
+        if all(self.own_shapes.keys() <= adapter.keys() for adapter in adapters):
             super().load(adapters, trainable)
-        else:
-            self.unload()
+            return
+        nothing = {name: torch.zeros(shape) for name, shape in self.own_shapes.items()}
+        super().load([nothing | dict(adapter) for adapter in adapters], trainable)
+        self._loaded.parameters = {name: self.parameters[name] for name in self.head_shapes}
 
     @staticmethod
     def peft_sizes(model: PreTrainedModel) -> dict[str, Any]:
@@ -93,6 +96,11 @@ class EmbeddedTokens(VirtualTokens[VirtualConfig]):
             embedded = embedded.float()
         own = self.vectors(batch).flatten(0, 1).index_select(0, batch.virtual_sources)
         return {"inputs_embeds": embedded.index_copy(0, batch.virtual_rows, own.to(embedded.dtype))[None]}
+
+    @property
+    def virtual_apart(self) -> bool:
+        """See `GroupedAdapter`: where tokens see what follows them, virtual ones are not the same before every text."""
+        return self.reader is not None and not self.reader.causal
 
     @staticmethod
     def embedding_size(model: PreTrainedModel) -> int:
