@@ -15,7 +15,7 @@ from fedloom.data.federated import FederatedData
 from fedloom.data.shards import ExampleSet
 from fedloom.data.splits import Split
 from fedloom.errors import UserError
-from fedloom.evaluation.score_summary import LISTED_CLIENTS, Result, ScoreSummary
+from fedloom.evaluation.score_summary import LISTED_CLIENTS, MEASURES, Result, ScoreSummary
 from fedloom.evaluation.scoring import score
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
@@ -48,8 +48,7 @@ class Evaluator:
         self.lanes = lanes
         self.config = recipe.evaluation
         self.seed = recipe.seed
-        exact = self.config.exact_match
-        self.exact_match = data.checkable if exact == "auto" else exact
+        self.exact_match = recipe.measures_accuracy
         self.data = data
         split = self.config.split
         # Rows, eight bytes a client: its name and its examples are looked up when it is its turn.
@@ -65,7 +64,8 @@ class Evaluator:
             adapter: fp32 tensors under PEFT's names.
 
         Returns:
-            loss, accuracy (where answers are checkable), and the blocks own, global, unseen, clients, categories; above
+            loss, accuracy (where answers are checkable, and of classification), macro_f1 and matthews (of
+            classification), and the blocks own, global, unseen, clients, categories; above
             `LISTED_CLIENTS` clients, quantiles within own take the place of clients.
         """
         own, unseen, held_out = self._summary(), self._summary(), self._summary(same_examples=True)
@@ -87,7 +87,7 @@ class Evaluator:
 
         Returns:
             As `shared`; unseen clients have no adapter of their own and do not appear. Where evaluation.cross says so,
-            also the block cross: client whose adapter it is -> client whose test it is -> loss, accuracy, examples.
+            also the block cross: client whose adapter it is -> client whose test it is -> measures, examples.
         """
         own, held_out = self._summary(), self._summary(same_examples=True)
         # Without tests of their own, clients are compared on the global one.
@@ -136,7 +136,7 @@ class Evaluator:
         blocks = {"own": own, "unseen": unseen, "global": held_out}
         result: Result = {name: summary.mean() for name, summary in blocks.items() if len(summary)}
         main = result["global"] if held_out else result["own"]
-        result = {key: main[key] for key in ("loss", "accuracy") if key in main} | result
+        result = {key: main[key] for key in MEASURES if key in main} | result
         if len(own) > LISTED_CLIENTS:
             result["own"]["quantiles"] = own.quantiles()
         else:

@@ -1,4 +1,4 @@
-"""Scores of many clients folded as they come: sixteen bytes of each stay in memory, and their example count."""
+"""Scores of many clients folded as they come: of each, eight bytes a measure and its example count stay in memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from fedloom.evaluation.class_measures import confusion_counts, macro_f1, matthews_correlation
 from fedloom.evaluation.scoring import Scores
 from fedloom.statistics import gini, quantiles, worst_decile
 
 Result = dict[str, Any]
+# All that a block of a result may hold; the last two only of classification.
+MEASURES = ("loss", "accuracy", "macro_f1", "matthews")
 # Above so many clients nobody reads them one by one, and every event and checkpoint would carry them.
 LISTED_CLIENTS = 1000
 
@@ -27,14 +30,13 @@ class ScoreSummary:
 
     def __init__(self, exact_match: bool, same_examples: bool = False) -> None:
         self.exact_match = exact_match
-        self._losses = array("d")
-        self._accuracies = array("d")
+        self._values: dict[str, array[float]] = {}
         self._examples = array("q")
         self._correct: np.ndarray | None = None
         self._same_examples = same_examples
 
     def __len__(self) -> int:
-        return len(self._losses)
+        return len(self._examples)
 
     def add(self, scores: Scores) -> None:
         """Fold one set in.
@@ -42,37 +44,29 @@ class ScoreSummary:
         Args:
             scores: of the set's examples.
         """
-        self._losses.append(scores.loss)
-        self._accuracies.append(scores.accuracy)
+        for measure, value in self._measured(scores).items():
+            self._values.setdefault(measure, array("d")).append(value)
         self._examples.append(len(scores.labels))
         if self._same_examples:
             correct = scores.correct.astype(np.float64)
             self._correct = correct if self._correct is None else self._correct + correct
 
     def mean(self) -> Result:
-        """Mean loss and accuracy over sets, how they spread where there are several, and the number of examples."""
-        block: Result = {"loss": float(np.mean(self._losses))}
-        if self.exact_match:
-            block["accuracy"] = float(np.mean(self._accuracies))
+        """The mean of every measure over sets, how they spread where there are several, and the number of examples."""
+        block: Result = {measure: float(np.mean(values)) for measure, values in self._values.items()}
         if len(self) > 1:
-            block |= _spread("loss", self._losses)
-            if self.exact_match:
-                block |= _spread("accuracy", self._accuracies)
+            for measure, values in self._values.items():
+                block |= _spread(measure, values)
         return block | {"examples": self._examples[0] if self._same_examples else sum(self._examples)}
 
     def single(self, place: int) -> Result:
-        """Loss, accuracy and number of examples of one set, by its place in the order of adding."""
-        block: Result = {"loss": self._losses[place]}
-        if self.exact_match:
-            block["accuracy"] = self._accuracies[place]
+        """The measures and number of examples of one set, by its place in the order of adding."""
+        block: Result = {measure: values[place] for measure, values in self._values.items()}
         return block | {"examples": self._examples[place]}
 
     def quantiles(self) -> Result:
-        """How losses and accuracies spread over sets: for each, the values that so many of the sets do not exceed."""
-        measures = {"loss": self._losses}
-        if self.exact_match:
-            measures["accuracy"] = self._accuracies
-        return {measure: quantiles(values) for measure, values in measures.items()}
+        """How measures spread over sets: for each, the values that so many of the sets do not exceed."""
+        return {measure: quantiles(values) for measure, values in self._values.items()}
 
     def by_category(self, categories: Sequence[str]) -> Result:
         """Accuracy by category.
@@ -90,11 +84,21 @@ class ScoreSummary:
             for name in sorted(set(categories))
         }
 
+    def _measured(self, scores: Scores) -> dict[str, float]:
+        found = {"loss": scores.loss}
+        if self.exact_match:
+            found["accuracy"] = scores.accuracy
+        if scores.classes is not None and scores.predicted is not None:
+            counts = confusion_counts(scores.classes, scores.predicted)
+            found |= {"macro_f1": macro_f1(counts), "matthews": matthews_correlation(counts)}
+        return found
+
 
 def _spread(measure: str, values: Sequence[float]) -> Result:
     """How unevenly sets fare: deviation, mean over the worst tenth, Gini coefficient (None where all are zero)."""
-    return {
+    spread: Result = {
         f"{measure}_spread": float(np.std(values)),
-        f"{measure}_worst_decile": worst_decile(values, higher_is_better=measure == "accuracy"),
-        f"{measure}_gini": gini(values),
+        f"{measure}_worst_decile": worst_decile(values, higher_is_better=measure != "loss"),
     }
+    # A Matthews correlation may be negative, and a Gini coefficient is of shares.
+    return spread if measure == "matthews" else spread | {f"{measure}_gini": gini(values)}

@@ -30,12 +30,31 @@ class Scores:
         losses: fp64 [examples], sum of the cross-entropies of an example's labels, nats.
         labels: int64 [examples], number of its labels.
         correct: bool [examples], whether greedy decoding would give exactly the reference answer: the most likely
-            token at every labelled position is the label, which by induction over the answer is the same thing.
+            token at every labelled position is the label, which by induction over the answer is the same thing. Of
+            classification, whether the most likely class is the true one.
+        predicted: int64 [examples], the most likely class; None for other tasks than classification.
+        classes: int64 [examples], the true class; None for other tasks.
     """
 
     losses: np.ndarray
     labels: np.ndarray
     correct: np.ndarray
+    predicted: np.ndarray | None = None
+    classes: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, examples: ExampleSet) -> Scores:
+        """The scores of examples before any is known."""
+        size, classes = len(examples), examples.labels
+        losses, labels, correct = np.zeros(size), np.zeros(size, dtype=np.int64), np.zeros(size, dtype=bool)
+        predicted = None if classes is None else np.zeros(size, dtype=np.int64)
+        return cls(losses, labels, correct, predicted, classes)
+
+    def write(self, index: int, found: Sequence[Any]) -> None:
+        """Write what was found of one example: loss, labels, whether right and, of classification, the class."""
+        self.losses[index], self.labels[index], self.correct[index] = found[:3]
+        if self.predicted is not None:
+            self.predicted[index] = found[3]
 
     @property
     def loss(self) -> float:
@@ -95,15 +114,13 @@ def score(
             taken.append(one)
             yield one.places
 
-    def score_places(places: list[_Place]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def score_places(places: list[_Place]) -> tuple[np.ndarray, ...]:
         return _score_pass(model, grouped, adapters, places)
 
-    for losses, labels, correct in lanes.map(score_places, take()):
+    for columns in lanes.map(score_places, take()):
         one = taken.popleft()
         for number, place in enumerate(one.places):
-            place.scores.losses[place.index] = losses[number]
-            place.scores.labels[place.index] = labels[number]
-            place.scores.correct[place.index] = correct[number]
+            place.scores.write(place.index, [column[number] for column in columns])
         yield from one.completes
 
 
@@ -111,8 +128,7 @@ def _passes(jobs: Iterable[tuple[int, ExampleSet]], apart: bool) -> Iterator[_Pa
     """Fill passes; `apart`: none with several adapters."""
     filling = _Pass()
     for adapter, examples in jobs:
-        size = len(examples)
-        scores = Scores(np.zeros(size), np.zeros(size, dtype=np.int64), np.zeros(size, dtype=bool))
+        scores = Scores.of(examples)
         for index, length in enumerate(examples.lengths.tolist()):
             other = apart and filling.places and filling.places[-1].adapter != adapter
             if filling.places and (other or filling.tokens + length > TOKENS_PER_PASS):
@@ -131,17 +147,22 @@ def _score_pass(
     grouped: GroupedAdapter[Any],
     adapters: Sequence[Mapping[str, Tensor]],
     places: Sequence[_Place],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Loss sum, number of labels, and whether all are right, of each example of a pass."""
+) -> tuple[np.ndarray, ...]:
+    """Loss sum, number of labels, whether all are right and, of classification, the most likely class, by example."""
     groups: dict[int, list[Example]] = {}
     for place in places:
         groups.setdefault(place.adapter, []).extend(examples_at(place.examples, [place.index]))
     grouped.load([adapters[adapter] for adapter in groups], trainable=False)
     # An example's score is to be the same whichever examples share its pass.
     batch = pack_groups(grouped, list(groups.values()), share_prompts=False)
-    label_losses, label_correct, _ = score_labels(model, grouped, batch)
+    label_losses, label_correct, label_predicted = score_labels(model, grouped, batch)
     losses, wrong = label_losses.double().cpu().numpy(), ~label_correct.cpu().numpy()
     owners = batch.label_examples.cpu().numpy()
     loss_sums = np.bincount(owners, losses, len(places))
     counts = np.bincount(owners, minlength=len(places))
-    return loss_sums, counts, np.bincount(owners, wrong, len(places)) == 0
+    columns = (loss_sums, counts, np.bincount(owners, wrong, len(places)) == 0)
+    if places[0].scores.classes is None:
+        return columns
+    predicted = np.empty(len(places), dtype=np.int64)
+    predicted[owners] = label_predicted.cpu().numpy()
+    return (*columns, predicted)

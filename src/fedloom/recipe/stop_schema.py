@@ -11,20 +11,25 @@ from fedloom.recipe.base import Config, PositiveInt
 if TYPE_CHECKING:
     from fedloom.recipe.schema import Recipe
 
+# Measured of classification only.
+CLASS_MEASURES = ("macro_f1", "matthews")
+
 
 class TargetConfig(Config):
     """A result that is good enough."""
 
-    measure: Literal["loss", "accuracy"] = Field(
-        description="loss: reached from value down; accuracy: from value up. Of the global test where there is one, "
-        "else the mean over clients' own tests."
+    measure: Literal["loss", "accuracy", "macro_f1", "matthews"] = Field(
+        description="loss: reached from value down; accuracy and, of classification, macro_f1 and matthews (Matthews "
+        "correlation): from value up. Of the global test where there is one, else the mean over clients' own tests."
     )
-    value: float = Field(ge=0, description="Nats, or the share of exact answers.")
+    value: float = Field(ge=0, description="Nats, or the share of exact answers, or up to 1.")
 
     @model_validator(mode="after")
     def _reachable(self) -> TargetConfig:
         if self.measure == "accuracy" and not 0 < self.value <= 1:
             raise ValueError(f"an accuracy is a share: {self.value:g} is not above 0 and at most 1")
+        if self.measure in CLASS_MEASURES and not 0 < self.value <= 1:
+            raise ValueError(f"{self.measure} reaches up to 1: {self.value:g} is not above 0 and at most 1")
         return self
 
 
@@ -77,4 +82,8 @@ def check_stop(recipe: Recipe) -> None:
         raise ValueError(
             f"{key}.target.measure: accuracy is not measured here: evaluation.exact_match is "
             f"{str(recipe.evaluation.exact_match).lower()}"
+        )
+    if rules.target is not None and rules.target.measure in CLASS_MEASURES and recipe.task.kind != "classification":
+        raise ValueError(
+            f"{key}.target.measure: {rules.target.measure} is not measured here: task.kind is {recipe.task.kind}"
         )

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fedloom.report.events import Event
-from fedloom.report.results import TEST_SETS, Column, arms, columns, score
-from fedloom.report.units import accuracy_text, bytes_text, loss_text, seconds_text, stop_text
+from fedloom.report.results import CLASS_MEASURES, TEST_SETS, Column, arms, columns, score
+from fedloom.report.units import accuracy_text, bytes_text, loss_text, measure_name, seconds_text, stop_text
 
 
 class Progress:
@@ -126,26 +126,23 @@ def closing_table(metrics: Mapping[str, Any]) -> Table:
     table = Table(title=title, caption=_caption(metrics), caption_justify="left", min_width=48)
     table.add_column("", no_wrap=True)
     for test_set, measure in shown:
-        table.add_column(f"{TEST_SETS[test_set]}\n{measure}" if test_set else measure, justify="right")
+        name = measure_name(measure)
+        table.add_column(f"{TEST_SETS[test_set]}\n{name}" if test_set else name, justify="right")
     for arm, result in results.items():
         cells = [arm]
         for test_set, measure in shown:
-            reached = score(result, test_set)
-            cells.append(
-                accuracy_text(reached.accuracy, reached.accuracy_sd)
-                if measure == "accuracy"
-                else loss_text(reached.loss, reached.loss_sd)
-            )
+            cells.append(score(result, test_set).text(measure))
         table.add_row(*cells, style="bold" if arm == "federated" else None)
     return table
 
 
 def _compact(shown: Sequence[Column], most: int) -> list[Column]:
-    """Leave out losses beside an accuracy, the last test sets first, so that the table fits 80 characters."""
+    """Leave out what stands beside an accuracy, the last test sets first, so that the table fits 80 characters."""
     kept = list(shown)
-    for test_set, measure in reversed(shown):
-        if len(kept) > most and measure == "loss" and (test_set, "accuracy") in shown:
-            kept.remove((test_set, measure))
+    for left_out in ("loss", *reversed(CLASS_MEASURES)):
+        for test_set, measure in reversed(shown):
+            if len(kept) > most and measure == left_out and (test_set, "accuracy") in shown:
+                kept.remove((test_set, measure))
     return kept
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedloom.report.units import score_text
+
 Result = Mapping[str, Any]
 Column = tuple[str | None, str]  # test set (None: the top-level numbers) and measure
 
@@ -17,7 +19,9 @@ TEST_SETS = {
     "global": "global test",
     "unseen": "unseen clients",
 }
-MEASURES = ("accuracy", "loss")
+MEASURES = ("accuracy", "macro_f1", "matthews", "loss")
+# Of classification, beside its accuracy; where there is no room for all, those on the right go first.
+CLASS_MEASURES = ("macro_f1", "matthews")
 # How clients spread around a measure: averaged over seeds without a deviation of their own.
 SPREADS = tuple(f"{measure}_{kind}" for measure in MEASURES for kind in ("spread", "worst_decile", "gini"))
 
@@ -30,6 +34,14 @@ class Score:
     loss_sd: float | None = None
     accuracy: float | None = None
     accuracy_sd: float | None = None
+    macro_f1: float | None = None
+    macro_f1_sd: float | None = None
+    matthews: float | None = None
+    matthews_sd: float | None = None
+
+    def text(self, measure: str) -> str:
+        """One measure as it is written, with its deviation if there is one."""
+        return score_text(measure, getattr(self, measure), getattr(self, f"{measure}_sd"))
 
 
 def score(result: Result, test_set: str | None = None) -> Score:
@@ -43,7 +55,7 @@ def score(result: Result, test_set: str | None = None) -> Score:
         The score; its fields are None where the result says nothing.
     """
     block = result if test_set is None else result.get(test_set) or {}
-    return Score(**{key: block.get(key) for key in ("loss", "loss_sd", "accuracy", "accuracy_sd")})
+    return Score(**{key: block.get(key) for measure in MEASURES for key in (measure, f"{measure}_sd")})
 
 
 def arms(metrics: Mapping[str, Any]) -> dict[str, Result]:
@@ -83,7 +95,7 @@ def columns(results: Sequence[Result]) -> list[Column]:
         results: the results of all arms.
 
     Returns:
-        Column keys in display order: accuracy before loss within each test set.
+        Column keys in display order: as `MEASURES` within each test set.
     """
     return [
         (test_set, measure)
@@ -100,7 +112,7 @@ def average_results(results: Sequence[Result]) -> dict[str, Any]:
         results: one result per seed, of the same arm.
 
     Returns:
-        loss, loss_sd and, where every seed has them, accuracy, accuracy_sd and the same per test set.
+        loss, loss_sd and, where every seed has them, the same of other measures, and the same per test set.
     """
     merged: dict[str, Any] = {}
     for measure in MEASURES:

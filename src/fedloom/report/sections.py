@@ -153,7 +153,7 @@ def score_table(record: Record) -> Table | None:
         if seeds > 1
         else "One seed: there are no intervals, and nothing tells a difference from chance."
     )
-    return Table(groups=groups, headings=[measure for _, measure in shown], rows=rows, notes=notes)
+    return Table(groups=groups, headings=[units.measure_name(measure) for _, measure in shown], rows=rows, notes=notes)
 
 
 def over_seeds(record: Record, arm: str, test_set: str | None, measure: str) -> Interval | None:
@@ -163,7 +163,7 @@ def over_seeds(record: Record, arm: str, test_set: str | None, measure: str) -> 
         record: the run.
         arm: whose score.
         test_set: see `score`.
-        measure: accuracy or loss.
+        measure: one of `MEASURES`.
 
     Returns:
         The interval, None where seeds are fewer than two or not all of them have the score.

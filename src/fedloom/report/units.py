@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 MISSING = "\N{EN DASH}"
+MEASURE_NAMES = {"macro_f1": "macro F1", "matthews": "Matthews"}
 
 
 def bytes_text(count: float | None) -> str:
@@ -70,9 +71,14 @@ def largest_unit(value: float, kind: str) -> tuple[float, str]:
     return next((one for one in sizes if value >= 2 * one[0]), sizes[-1])
 
 
-def score_text(measure: str, value: float | None) -> str:
-    """An accuracy or a loss, as its measure is written."""
-    return accuracy_text(value) if measure == "accuracy" else loss_text(value)
+def measure_name(measure: str) -> str:
+    """What a measure is called in headings."""
+    return MEASURE_NAMES.get(measure, measure)
+
+
+def score_text(measure: str, value: float | None, deviation: float | None = None) -> str:
+    """A score as its measure is written, with its standard deviation over seeds if known."""
+    return accuracy_text(value, deviation) if _is_share(measure) else loss_text(value, deviation)
 
 
 def range_text(measure: str, low: float | None, high: float | None, signed: bool = False) -> str:
@@ -87,7 +93,7 @@ def difference_text(measure: str, value: float | None) -> str:
     """A difference of scores with its sign, accuracies in percentage points."""
     if value is None:
         return MISSING
-    return f"{_bare(measure, value, signed=True)} points" if measure == "accuracy" else _bare(measure, value, True)
+    return f"{_bare(measure, value, signed=True)} points" if _is_share(measure) else _bare(measure, value, True)
 
 
 def stop_text(stop: Mapping[str, Any]) -> str:
@@ -97,16 +103,20 @@ def stop_text(stop: Mapping[str, Any]) -> str:
     if rule == "patience":
         said = f"no loss below {loss_text(stop['best'])} in {reached} evaluations"
     elif rule == "target":
-        text = accuracy_text if stop["measure"] == "accuracy" else loss_text
-        said = f"{stop['measure']} {text(reached)}, target {text(limit)}"
+        measure = stop["measure"]
+        said = f"{measure_name(measure)} {score_text(measure, reached)}, target {score_text(measure, limit)}"
     else:
         text = {"bytes": bytes_text, "seconds": seconds_text, "tokens": count_text}[rule]
         said = f"{rule} {text(reached)} of {text(limit)}"
     return f"stopped after round {stop['round']}: {said}"
 
 
+def _is_share(measure: str) -> bool:
+    return measure in ("accuracy", "macro_f1")
+
+
 def _bare(measure: str, value: float, signed: bool) -> str:
-    scale, digits = (100, 1) if measure == "accuracy" else (1, 3)
+    scale, digits = (100, 1) if _is_share(measure) else (1, 3)
     return format(scale * value, f"{'+' if signed else ''}.{digits}f").replace("-", "\N{MINUS SIGN}")
 
 
