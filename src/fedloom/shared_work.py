@@ -104,9 +104,9 @@ def follow(group: ProcessGroup) -> None:
                 continue
             assert isinstance(session.runtime, DistributedRuntime)
             if order["do"] == "train":
-                plan = RoundPlan(
-                    **{key: tuple(value) if isinstance(value, list) else value for key, value in order["plan"].items()}
-                )
+                # JSON knows no tuples.
+                told = {key: tuple(value) if isinstance(value, list) else value for key, value in order["plan"].items()}
+                plan = RoundPlan(**dict[str, Any](told))
                 algorithm = next(arm.algorithm for arm in arms if arm.name == plan.arm)
                 updates = session.runtime.follow(plan, tensors, algorithm)
             elif order["do"] == "step":

@@ -122,10 +122,10 @@ class Workshop:
 
     def _layers(self, session: Session, path: Path) -> LayerChoice:
         """The layers that a run's clients share; of runs that measure the same, only the first one does."""
-        recipe = session.recipe
-        assert recipe.federation.layers is not None
-        # What clients do before they measure is the local section's, and their ranks are drawn by the seed.
-        facts = _text(recipe.federation.layers, recipe.local)
+        recipe, layers = session.recipe, session.recipe.federation.layers
+        assert layers is not None
+        # What clients train before they measure is the local section's.
+        facts = _text(layers) if layers.warmup_steps is None else _text(layers, recipe.local)
         key = " ".join([*self._model_key, session.data.fingerprint, str(recipe.seed), facts])
         if key in self._choices and not (path / LAYERS).exists():
             write_json(path / LAYERS, self._choices[key].values())

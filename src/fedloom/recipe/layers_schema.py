@@ -115,12 +115,13 @@ def _has_effect(key: str, choose: Any, share: Any) -> bool:
     lossless = share == "lossless"
     if share == 1:
         return False
-    return {
+    effects: dict[str, bool] = {
         "noise": choose == "importance",
         "examples": choose == "importance" or lossless,
         "scale": lossless,
         "warmup_steps": choose == "change" or lossless,
-    }[key]
+    }
+    return effects[key]
 
 
 def check_layers(recipe: Recipe) -> None:

@@ -102,7 +102,8 @@ def perturbation(gradient: Tensor, embedded: Tensor, noise: float) -> Tensor:
     norm = gradient.double().norm()
     if norm == 0:
         return torch.zeros_like(gradient, dtype=torch.float32)
-    return (gradient.double() * (noise * embedded.double().norm() / norm)).float()
+    size: Tensor = noise * embedded.double().norm() / norm
+    return (gradient.double() * size).float()
 
 
 def relative_movement(clean: Tensor, moved: Tensor) -> float:
