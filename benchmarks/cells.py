@@ -24,10 +24,11 @@ from fedloom.arms import build_arms
 from fedloom.data.federated import FederatedData
 from fedloom.errors import UserError
 from fedloom.federation import first_state, run_arm
+from fedloom.model.classes import classes_of
 from fedloom.recipe import Recipe, load_recipe
 from fedloom.report.events import EventLog, strict_json
 from fedloom.run_directory import EVENTS
-from fedloom.session import open_data, open_model, over_model
+from fedloom.session import open_data, open_model, over_model, shared_layers
 from fedloom.statistics import student_interval
 from harness import arguments_of, machine, shared_folder, skip
 
@@ -94,6 +95,23 @@ def _told(cell: Cell) -> str:
     return ", ".join(str(value) for key, value in cell.items() if key != "setting")
 
 
+class Stopwatch:
+    """Wall and CPU seconds while it runs; it runs from the beginning."""
+
+    def __init__(self) -> None:
+        self.wall = self.cpu = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Go on."""
+        self._began = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        """Add what has passed since `start`."""
+        self.wall += time.perf_counter() - self._began[0]
+        self.cpu += time.process_time() - self._began[1]
+
+
 class Workbench:
     """Trains arms of recipes over few models: each model section's model is loaded once.
 
@@ -117,51 +135,54 @@ class Workbench:
             arm: federated, local, centralized; or base, which is only tested.
 
         Returns:
-            The arm's result (losses), training losses by round, how far the adapter has moved, and what a round costs
-            (without evaluation); where it diverged, {"loss": None, "failed": why}.
+            The arm's result (losses), training losses by round, evaluations so far with the seconds of training before
+            them, how far the adapter has moved, and what a round costs (without evaluation); where it diverged,
+            {"loss": None, "failed": why}.
         """
         checked = load_recipe(recipe, [f"{key}={json.dumps(value)}" for key, value in setting.items()])
         self.folder.mkdir(exist_ok=True)
         data = self._opened(checked)
-        section = checked.model.model_dump_json()
+        classes = classes_of(checked.task, data.labels, data.label_words)
+        section = f"{checked.model.model_dump_json()} {classes}"
         if section not in self._models:
-            self._models[section] = open_model(checked)
+            self._models[section] = open_model(checked, classes=classes)
         # A folder of its own: clients keep state, and no cell is to find another's.
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="cell-") as name:
             directory = Path(name)
             session = over_model(checked, directory, data, *self._models[section])
             if arm == "base":
                 return _losses(session.evaluator.shared(session.grouped.untuned(session.grouped.initial(checked.seed))))
+            watch, curve = Stopwatch(), list[dict[str, Any]]()
+            if checked.federation.layers is not None and arm == "federated":
+                session.layers = shared_layers(session, directory)
             chosen = next(one for one in build_arms(session) if one.name == arm)
-            evaluating = 0.0
 
             def evaluate(adapter: Mapping[str, Tensor], done: int) -> dict[str, Any]:
-                nonlocal evaluating
-                began = time.process_time()
+                watch.stop()
                 result = chosen.evaluate(adapter, done)
-                evaluating += time.process_time() - began
+                curve.append({"round": done, "seconds": watch.wall, "cpu_seconds": watch.cpu, **_scores(result)})
+                watch.start()
                 return result
 
             state = first_state(session, chosen)
             start = state.adapter
             log = EventLog(directory / EVENTS)
-            began = time.process_time()
             try:
                 run_arm(directory, session, replace(chosen, evaluate=evaluate), log, state)
             except UserError as error:
                 if "finite number" not in str(error):
                     raise
                 return {"loss": None, "failed": str(error)}
-            training = time.process_time() - began - evaluating
             events = [json.loads(line) for line in (directory / EVENTS).read_text().splitlines()]
             rounds = [event["loss"] for event in events if "train_seconds" in event]
             return {
                 **_losses(state.results[arm]),
                 "rounds": rounds,
+                "curve": curve,
                 "tokens": sum(event.get("tokens", 0) for event in events),
                 "rejected": state.totals["rejected"],
                 "cost": {
-                    "cpu_seconds": training / chosen.rounds,
+                    "cpu_seconds": curve[-1]["cpu_seconds"] / chosen.rounds,
                     "parameters": session.grouped.size,
                     **_traffic(events),
                 },
@@ -169,7 +190,7 @@ class Workbench:
             }
 
     def _opened(self, recipe: Recipe) -> FederatedData:
-        key = json.dumps([recipe.data.model_dump(mode="json"), recipe.seed])
+        key = json.dumps([recipe.data.model_dump(mode="json"), recipe.task.model_dump(mode="json"), recipe.seed])
         if key not in self._data:
             self._data[key] = open_data(recipe, self.folder)
         return self._data[key]
@@ -184,10 +205,18 @@ def _traffic(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _losses(result: Mapping[str, Any]) -> dict[str, Any]:
     """Without accuracies, and without the single clients' numbers of examples; also of a matrix where there is one."""
-    blocks = {name: result[name] for name in ("own", "global") if name in result}
     clients = {name: block["loss"] for name, block in result.get("clients", {}).items()}
     cross = {client: {test: one["loss"] for test, one in on.items()} for client, on in result.get("cross", {}).items()}
-    return {"loss": result["loss"], **blocks, "clients": clients, **({"cross": cross} if cross else {})}
+    return {"loss": result["loss"], **_scores(result), "clients": clients, **({"cross": cross} if cross else {})}
+
+
+def _scores(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The means over clients and over the global test, without the single clients."""
+    return {
+        name: {key: value for key, value in result[name].items() if key != "clients"}
+        for name in ("own", "personal", "global")
+        if name in result
+    }
 
 
 def carry_on(
