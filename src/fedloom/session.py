@@ -268,7 +268,8 @@ def over_model(
         return data.examples(client, "train")
 
     planned = recipe.federation.attack
-    attack = None if planned is None else Attack(planned, recipe.seed, data.clients, model.config.vocab_size)
+    labels = len(data.labels) or model.config.vocab_size
+    attack = None if planned is None else Attack(planned, recipe.seed, data.clients, labels)
     in_process = InProcessRuntime(model, grouped, recipe, train_examples, store, lanes, attack)
     runtime = in_process if group is None else DistributedRuntime(in_process, group)
     return Session(recipe, data, model, grouped, store, runtime, Evaluator(model, grouped, recipe, data, passes))

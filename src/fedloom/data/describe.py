@@ -16,6 +16,7 @@ from rich.text import Text
 from fedloom.data.federated import FederatedData
 from fedloom.data.shards import ExampleSet
 from fedloom.data.splits import SPLITS
+from fedloom.errors import MAX_SHOWN
 
 SHOWN_AT_EACH_END = 10
 TOP_VALUES = 3
@@ -30,7 +31,8 @@ def describe(data: FederatedData, shown_at_each_end: int = SHOWN_AT_EACH_END) ->
 
     Returns:
         JSON-ready: clients (number, unseen, rows, quartiles of training examples), totals, global_test,
-        tokens (median, 95th percentile, max), label_tokens, dropped, truncated, spelt_out.
+        tokens (median, 95th percentile, max), label_tokens, classes (of classification: name -> examples of all
+        training clients), dropped, truncated, spelt_out.
     """
     names = data.clients
     sizes = data.sizes()
@@ -57,9 +59,10 @@ def describe(data: FederatedData, shown_at_each_end: int = SHOWN_AT_EACH_END) ->
         },
         "totals": data.totals(),
         "global_test": {split: len(examples) if examples else 0 for split, examples in common.items()},
-        "key": data.key or data.category,
+        "key": "class" if data.labels else data.key or data.category,
         "tokens": _lengths(everything.lengths),
         "label_tokens": int(everything.label_counts.sum()),
+        "classes": _classes(data, everything),
         "dropped": data.dropped,
         "truncated": data.truncated,
         "spelt_out": data.spelt_out,
@@ -82,7 +85,7 @@ def render(description: Mapping[str, Any]) -> Group:
     table = Table(title=f"{clients['number']:,} clients", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     # Where the terminal is narrow, texts are cut (they may "wrap", on one line), numbers never.
     table.add_column("client")
-    for column in ("train", "valid", "test", "median", "95 %", "max", "labels"):
+    for column in ("train", "valid", "test", "median", "95 %", "max", *([] if description["classes"] else ["labels"])):
         table.add_column(column, justify="right", no_wrap=True)
     if shows_key:
         table.add_column(str(key))
@@ -95,7 +98,7 @@ def render(description: Mapping[str, Any]) -> Group:
             _one_line(row["client"]),
             *(f"{row[split]:,}" for split in SPLITS),
             *(f"{row['tokens'][name]:,}" for name in ("median", "percentile_95", "max")),
-            f"{row['label_tokens']:,}",
+            *([] if description["classes"] else [f"{row['label_tokens']:,}"]),
             *([_one_line(values + (", ..." if row["more_values"] else ""))] if shows_key else []),
         )
     return Group(table, *(Text(line) for line in _summary(description)))
@@ -108,6 +111,10 @@ def _one_line(text: str) -> Text:
 def _row(data: FederatedData, client: str, sizes: NDArray[np.int64]) -> dict[str, Any]:
     examples = ExampleSet.concatenate([data.examples(client, split) for split in SPLITS])
     values = data.key_histogram(client) or dict(Counter(examples.categories or []).most_common())
+    if data.labels:
+        held = Counter({name: count for name, count in _classes(data, examples).items() if count})
+        # A few are shown in the classes' order, so that clients can be compared at a glance.
+        values = held if len(data.labels) <= TOP_VALUES else dict(held.most_common())
     return {
         "client": client,
         **{split: int(size) for split, size in zip(SPLITS, sizes, strict=True)},
@@ -116,6 +123,14 @@ def _row(data: FederatedData, client: str, sizes: NDArray[np.int64]) -> dict[str
         "top": dict(list(values.items())[:TOP_VALUES]),
         "more_values": max(len(values) - TOP_VALUES, 0),
     }
+
+
+def _classes(data: FederatedData, examples: ExampleSet) -> dict[str, int]:
+    """How many examples there are of each class; empty for other tasks than classification."""
+    classes = examples.labels
+    if classes is None:
+        return {}
+    return dict(zip(data.labels, np.bincount(classes, minlength=len(data.labels)).tolist(), strict=True))
 
 
 def _lengths(lengths: NDArray[np.int64]) -> dict[str, int]:
@@ -130,11 +145,18 @@ def _summary(description: Mapping[str, Any]) -> list[str]:
         "Training examples a client: smallest {min:,}, a quarter below {quarter:,}, median {median:,}, "
         "a quarter above {three_quarters:,}, largest {max:,}".format(**spread),
         "In all: " + ", ".join(f"{totals[split]:,} {split}" for split in SPLITS),
-        "Tokens an example: median {median:,}, 95 % within {percentile_95:,}, longest {max:,}; ".format(
+        "Tokens an example: median {median:,}, 95 % within {percentile_95:,}, longest {max:,}".format(
             **description["tokens"]
-        )
-        + f"label tokens {description['label_tokens']:,}",
+        ),
     ]
+    classes = description["classes"]
+    if classes:
+        named = [f"{name} {count:,}" for name, count in list(classes.items())[:MAX_SHOWN]]
+        more = ", ..." if len(classes) > MAX_SHOWN else ""
+        most = max(classes.values()) / sum(classes.values())
+        lines.append(f"{len(classes)} classes: {', '.join(named)}{more}; always the most frequent: {100 * most:.1f} %")
+    else:
+        lines[-1] += f"; label tokens {description['label_tokens']:,}"
     if common["test"]:
         lines.append(f"Global test: {common['test']:,} examples, for validation {common['validation']:,}")
     if clients["unseen_number"]:

@@ -17,9 +17,9 @@ from fedloom.randomness import numpy_generator
 
 Matrix = NDArray[np.float64]
 
-# Far below one record, and never 0: any supply of labels can be dealt to priors without zeros.
+# Far below one record, and never 0: any supply of labels can be dealt to priors and sizes without zeros.
 _LEAST_SHARE = 1e-9
-_FITTINGS = 1000
+_FITTINGS, _CLOSE_ENOUGH = 200, 1e-3
 
 
 def label_prior(
@@ -98,17 +98,19 @@ def fitted(priors: Matrix, shares: Matrix, supply: NDArray[np.int64]) -> Matrix:
         supply: [labels] int64, records of each label.
 
     Returns:
-        [clients, labels] fp64; rows sum to shares times the records, columns to the supply (to 1e-6 of a record, or as
-        near as a thousand fittings come).
+        [clients, labels] fp64; rows sum to shares times the records, columns to the supply: to a thousandth of a
+        record, or as near as two hundred fittings come where priors want labels that there are not.
     """
-    sizes = shares * supply.sum()
-    table = (priors + _LEAST_SHARE) * np.maximum(sizes, _LEAST_SHARE)[:, None]
+    sizes, held = np.maximum(shares * supply.sum(), _LEAST_SHARE), supply > 0
+    table = np.zeros(priors.shape)
+    part: Matrix = (priors[:, held] + _LEAST_SHARE) * sizes[:, None]
     for _ in range(_FITTINGS):
-        table *= supply / table.sum(axis=0)
-        rows = table.sum(axis=1)
-        if np.abs(rows - sizes).max() < 1e-6:
+        part *= supply[held] / part.sum(axis=0)
+        rows = part.sum(axis=1)
+        if np.abs(rows - sizes).max() < _CLOSE_ENOUGH:
             break
-        table *= np.divide(sizes, rows, out=np.zeros_like(rows), where=rows > 0)[:, None]
+        part *= (sizes / rows)[:, None]
+    table[:, held] = part
     return table
 
 

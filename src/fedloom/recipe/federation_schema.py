@@ -22,7 +22,8 @@ class AttackConfig(Config):
 
     kind: Literal["sign_flip", "scale", "noise", "nan", "label_flip"] = Field(
         description="sign_flip: minus strength times the update; scale: strength times it; noise: normal numbers of "
-        "strength times its norm; nan: no numbers at all; label_flip: strength times what wrong answers have taught."
+        "strength times its norm; nan: no numbers at all; label_flip: strength times what wrong answers have taught "
+        "(of classification, classes in reverse order)."
     )
     share: float = Field(0.3, gt=0, lt=1, description="Attackers among the training clients (rounded down).")
     strength: float | None = Field(None, gt=0, description="Default: 10, 100 of noise, 1 of label_flip; nan has none.")

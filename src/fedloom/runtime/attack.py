@@ -22,19 +22,19 @@ class Attack:
         config: the recipe's.
         seed: the recipe's.
         clients: all training clients.
-        vocabulary: tokens the base model knows.
+        labels: how many labels there are: classes, or tokens the base model knows.
     """
 
-    def __init__(self, config: AttackConfig, seed: int, clients: Sequence[str], vocabulary: int) -> None:
+    def __init__(self, config: AttackConfig, seed: int, clients: Sequence[str], labels: int) -> None:
         self.config = config
         self.seed = seed
-        self.vocabulary = vocabulary
+        self.labels = labels
         count = math.floor(config.share * len(clients) + 1e-9)
         drawn = numpy_generator(seed, "attackers").choice(len(clients), count, replace=False)
         self.attackers = {clients[int(row)] for row in drawn}
 
     def examples(self, client: str, examples: ExampleSet) -> ExampleSet:
-        """What a client trains on: the examples, or an attacker's, whose answers are flipped.
+        """What a client trains on: the examples, or an attacker's, whose answers or classes are flipped.
 
         Args:
             client: its name.
@@ -45,7 +45,8 @@ class Attack:
         """
         if self.config.kind != "label_flip" or client not in self.attackers:
             return examples
-        return FlippedExamples(examples, self.vocabulary)
+        flipped = FlippedExamples if examples.labels is None else FlippedClasses
+        return flipped(examples, self.labels)
 
     def poisoned(self, delta: Mapping[str, Tensor], client: str, round_number: int) -> dict[str, Tensor]:
         """What a client sends.
@@ -96,3 +97,27 @@ class FlippedExamples(ExampleSet):
 
     def key(self, place: int) -> None:
         """None: what is kept of the honest example is not this one's."""
+
+
+class FlippedClasses(ExampleSet):
+    """Examples whose class c of C is replaced by C - 1 - c; an odd number of classes leaves the middle one as it is.
+
+    Args:
+        examples: the honest ones.
+        classes: C.
+    """
+
+    def __init__(self, examples: ExampleSet, classes: int) -> None:
+        super().__init__(examples._arrays, examples._indices)
+        self._classes = classes
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """See `ExampleSet`."""
+        honest = super().labels
+        assert honest is not None
+        return self._classes - 1 - honest
+
+    def label(self, place: int) -> int:
+        """See `ExampleSet`."""
+        return int(self.labels[place])
