@@ -88,6 +88,22 @@ RUNS: dict[str, Callable[[Path], Values]] = {name: partial(settings, name=name) 
     "fedadam, private factor": partial(settings, name="fedadam", federation={"private": ["lora_B"]}),
     "scaffold, private layer": partial(settings, name="scaffold", federation={"private": ["layers.5"]}),
     "fedbuff, private layer": partial(settings, name="fedbuff", federation={"private": ["layers.5"]}),
+    "fedavg, chosen layer": partial(settings, name="fedavg", federation={"layers": {"choose": "importance"}}),
+    "fedadam, changed layer": partial(
+        settings, name="fedadam", federation={"layers": {"choose": "change", "warmup_steps": 2, "others": "frozen"}}
+    ),
+    "scaffold, sparse": partial(
+        settings,
+        name="scaffold",
+        federation={"layers": {"choose": "lowest"}},
+        local={"sparse": {"share": 0.3, "examples": 4}},
+    ),
+    "fedbuff, sparse": partial(
+        settings,
+        name="fedbuff",
+        federation={"private": ["layers.4"]},
+        local={"sparse": {"share": 0.3, "momentum": 0.0, "examples": 2}},
+    ),
     "fedavg, attacked": partial(settings, name="fedavg", federation={"attack": {"kind": "nan"}}),
     "krum, attacked": partial(settings, name="krum", federation={"attack": {"kind": "nan"}}),
     "flora, attacked": partial(settings, name="flora", federation={"attack": {"kind": "nan"}}),

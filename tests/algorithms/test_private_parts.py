@@ -69,6 +69,16 @@ def test_private_tensors_never_travel(name: str, federation: Values, part: str, 
         assert not any(bool(value.any()) for value in update.delta.values())
 
 
+def test_what_is_sent_beside_the_adapter_has_the_right_names(source: Path, tmp_path: Path) -> None:
+    """Control variates after one step are gradients, and with B = 0 those of A are zero, those of B are not."""
+    one_step = {"epochs": None, "steps": 1}
+    session, arm = opened(settings(source, "scaffold", federation=LAYER, local=one_step), tmp_path)
+    state = first_state(session, arm)
+    before = {**state.adapter, **arm.algorithm.sent(state.algorithm)}
+    for update in session.runtime.train(arm.plan(1, state.algorithm), before, arm.algorithm):
+        assert all(bool(value.any()) == ("lora_B" in name) for name, value in update.extra.items())
+
+
 @pytest.mark.parametrize("name", ["fedavg, private layer", "fedsa_lora"])
 def test_clients_are_tested_with_their_own(name: str, finished: Callable[[str], Path], tmp_path: Path) -> None:
     out = finished(name)

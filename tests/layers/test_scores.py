@@ -1,7 +1,6 @@
 """How far layers' outputs move under the perturbed embeddings: against plain transformers, and what never shows."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest

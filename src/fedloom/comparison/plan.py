@@ -300,7 +300,8 @@ def _baseline(recipe: Recipe, arm: str, keeps_rate: bool) -> Recipe:
     return recipe.model_copy(
         update={
             "federation": federation,
-            "local": recipe.local.model_copy(update={"learning_rate": rate}),
+            # A baseline's clients keep nothing apart that they could train sparsely.
+            "local": recipe.local.model_copy(update={"learning_rate": rate, "sparse": None}),
             "baselines": [BaselineConfig.model_validate({"kind": arm})],
         }
     )
