@@ -40,11 +40,15 @@ class CellFile:
 
     Args:
         path: the file; created with the first cell.
+        others: files that other processes write to, only read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, others: Sequence[Path] = ()) -> None:
         self.path = path
         self._done: dict[str, dict[str, Any]] = {}
+        for other in others:
+            whole, _, _ = other.read_bytes().rpartition(b"\n")
+            self._take(whole)
         if not path.exists():
             return
         content = path.read_bytes()
@@ -52,7 +56,10 @@ class CellFile:
         if whole < len(content):
             # The line that a killed process was writing.
             os.truncate(path, whole)
-        for line in content[:whole].splitlines():
+        self._take(content[:whole])
+
+    def _take(self, lines: bytes) -> None:
+        for line in lines.splitlines():
             record = json.loads(line)
             self._done[_key(record["cell"])] = record
 
@@ -82,8 +89,9 @@ class CellFile:
             file.flush()
             os.fsync(file.fileno())
         self._done[_key(cell)] = record
-        loss = result["own"]["loss"] if "own" in result else result.get("loss")
-        print(f"{time.strftime('%H:%M:%S')} {seconds['seconds']:5.1f} s  {_told(cell)}: {loss}", flush=True)
+        block = result.get("personal") or result.get("own") or result
+        score = block.get("accuracy") or block.get("loss")
+        print(f"{time.strftime('%H:%M:%S')} {seconds['seconds']:5.1f} s  {_told(cell)}: {score}", flush=True)
         return result
 
 
