@@ -54,7 +54,8 @@ def add_adapters(
     Args:
         output: [tokens, columns].
         rows: [tokens, inputs], of output's dtype.
-        factors: A [groups, rank, inputs] and B [groups, outputs, rank] of each site in turn, fp32.
+        factors: A [groups, rank, inputs] and B [groups, outputs, rank] of each site in turn, fp32; or [1, ...] of each,
+            which all groups then have in common.
         sites: where each output belongs.
         scale: alpha / rank.
         starts: groups + 1 positions; group g owns rows starts[g] to starts[g + 1].
@@ -65,6 +66,8 @@ def add_adapters(
     """
     down = torch.cat([a.to(rows.dtype) for a in factors[::2]], 1)
     ups = [(b * scale).to(rows.dtype) for b in factors[1::2]]
+    if len(down) < len(starts) - 1:
+        starts = (0, len(rows))
     rank = factors[0].shape[1]
     inner = rows.new_empty(len(rows), down.shape[1])
     for group, (first, last) in enumerate(pairwise(starts)):
@@ -129,3 +132,66 @@ def adapter_gradients(
     for number, to_up in enumerate(to_ups):
         gradients += [to_down[:, number * rank : (number + 1) * rank], to_up.mul_(scale)]
     return gradients
+
+
+def squared_gradients(
+    gradient: Tensor,
+    rows: Tensor,
+    inner: Tensor,
+    down: Tensor,
+    ups: Sequence[Tensor],
+    sites: Sequence[Site],
+    scale: float,
+    starts: Sequence[int],
+    to_rows: Tensor | None,
+) -> Tensor:
+    """As `adapter_gradients`, for factors that all groups share, where only squared norms of gradients are asked for.
+
+    Args:
+        gradient: [tokens, columns], of the output.
+        rows: as before.
+        inner: as returned.
+        down: as returned.
+        ups: as returned.
+        sites: as before.
+        scale: as before.
+        starts: as before.
+        to_rows: [tokens, inputs], to which the gradient of the rows is added; None where nobody asks for it.
+
+    Returns:
+        fp64 [groups], of each group's gradients the sum of squares over A and B of all sites.
+    """
+    rank = ups[0].shape[2]
+    to_inner = rows.new_empty(len(rows), down.shape[1])
+    for number, (site, up) in enumerate(zip(sites, ups, strict=True)):
+        torch.mm(gradient[:, site.first : site.last], up[0], out=to_inner[:, number * rank : (number + 1) * rank])
+    if to_rows is not None:
+        to_rows.addmm_(to_inner, down[0])
+    squares = torch.zeros(len(starts) - 1, dtype=torch.float64, device=rows.device)
+    for group, (first, last) in enumerate(pairwise(starts)):
+        if first == last:
+            continue
+        squares[group] = squared_product(to_inner[first:last], rows[first:last])
+        for number, site in enumerate(sites):
+            part, columns = gradient[first:last, site.first : site.last], slice(number * rank, (number + 1) * rank)
+            squares[group] += scale**2 * squared_product(part, inner[first:last, columns])
+    return squares
+
+
+def squared_product(left: Tensor, right: Tensor) -> Tensor:
+    """||left^T right||^2, the squared Frobenius norm of a gradient, by the cheaper of two ways.
+
+    A gradient is the product of what comes back to a layer and what went into it, summed over tokens. Of few tokens
+    (arXiv 1510.01799) it is cheaper to multiply these with one another: sum((left left^T) * (right right^T)).
+
+    Args:
+        left: [tokens, m].
+        right: [tokens, n].
+
+    Returns:
+        fp64 scalar.
+    """
+    tokens, (m, n) = len(left), (left.shape[1], right.shape[1])
+    if tokens * (m + n) < m * n:
+        return ((left @ left.t()) * (right @ right.t())).sum(dtype=torch.float64)
+    return torch.linalg.vector_norm(left.t() @ right, dtype=torch.float64).square()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from fedloom.model.adapter_products import Site, adapter_gradients, add_adapters
+from fedloom.model.adapter_products import Site, adapter_gradients, add_adapters, squared_gradients
 from fedloom.model.adapters.lora import GroupedLora, GroupedLoraLayer
 from fedloom.model.adapters.targets import layer_number
 from fedloom.model.attention import PackedAttention
@@ -26,6 +26,8 @@ from fedloom.model.key_value_prefix import KeyValuePrefix, KeyValueRecorder
 
 # Layers of these classes compute what `DecoderLayer` computes (tests/model/test_decoder_layer.py compares them).
 FAMILY = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
+
+_AdapterGradients = list[Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,14 @@ class _Frozen:
 
 @dataclass(frozen=True)
 class _Adapters:
-    """What the adapters of a pass have in common: their scale and where the groups lie."""
+    """What the adapters of a pass have in common: their scale, where the groups lie, and what is asked for.
+
+    `squared`: squares of gradients, see `GroupedAdapter.load_squares`.
+    """
 
     scale: float
     starts: tuple[int, ...]
+    squared: bool
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,14 @@ class _NormedProjection(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, norm: Tensor, epsilon: float, frozen: _Frozen, adapters: _Adapters, *factors: Tensor
+        ctx: Any,
+        x: Tensor,
+        norm: Tensor,
+        epsilon: float,
+        frozen: _Frozen,
+        adapters: _Adapters,
+        squares: Tensor | None,
+        *factors: Tensor,
     ) -> Tensor:
         inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
         normed = (x * inverse).mul_(norm)
@@ -99,18 +112,14 @@ class _NormedProjection(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0]
         to_normed = _back_product(gradients[0], ctx.frozen.weight) if wanted else None
         scaled = x * inverse
-        to_factors: list[Tensor] = []
+        to_adapters: _AdapterGradients = [None]
         if kept:
-            inner, down, *ups = kept
-            sites, adapters = ctx.frozen.sites, ctx.adapters
-            to_factors = adapter_gradients(
-                gradients[0], scaled * norm, inner, down, ups, sites, adapters.scale, adapters.starts, to_normed
-            )
+            to_adapters = _adapter_gradients(ctx, gradients[0], scaled * norm, kept, to_normed)
         if to_normed is not None:
             to_normed.mul_(norm)
             mean = (to_normed * scaled).mean(-1, keepdim=True)
             to_normed.addcmul_(scaled, mean, value=-1).mul_(inverse)
-        return to_normed, None, None, None, None, *to_factors
+        return to_normed, None, None, None, None, *to_adapters
 
 
 class _ResidualProjection(torch.autograd.Function):
@@ -118,7 +127,13 @@ class _ResidualProjection(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, residual: Tensor, x: Tensor, frozen: _Frozen, adapters: _Adapters, *factors: Tensor
+        ctx: Any,
+        residual: Tensor,
+        x: Tensor,
+        frozen: _Frozen,
+        adapters: _Adapters,
+        squares: Tensor | None,
+        *factors: Tensor,
     ) -> Tensor:
         output = _product(x, frozen.weight, frozen.bias)
         if factors:
@@ -130,14 +145,23 @@ class _ResidualProjection(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         to_x = _back_product(gradients[0], ctx.frozen.weight) if ctx.needs_input_grad[1] else None
-        to_factors: list[Tensor] = []
+        to_adapters: _AdapterGradients = [None]
         if saved := ctx.saved_tensors:
-            x, inner, down, *ups = saved
-            sites, adapters = ctx.frozen.sites, ctx.adapters
-            to_factors = adapter_gradients(
-                gradients[0], x, inner, down, ups, sites, adapters.scale, adapters.starts, to_x
-            )
-        return gradients[0], to_x, None, None, *to_factors
+            x, *kept = saved
+            to_adapters = _adapter_gradients(ctx, gradients[0], x, kept, to_x)
+        return gradients[0], to_x, None, None, *to_adapters
+
+
+def _adapter_gradients(
+    ctx: Any, gradient: Tensor, rows: Tensor, kept: Sequence[Tensor], to_rows: Tensor | None
+) -> _AdapterGradients:
+    """The way back to adapters: nothing and the factors' gradients, or the squares of those and nothing further."""
+    inner, down, *ups = kept
+    frozen, adapters = ctx.frozen, ctx.adapters
+    arguments = gradient, rows, inner, down, ups, frozen.sites, adapters.scale, adapters.starts, to_rows
+    if adapters.squared:
+        return [squared_gradients(*arguments), *(None for _ in range(2 * len(ups)))]
+    return [None, *adapter_gradients(*arguments)]
 
 
 class _Rotary(torch.autograd.Function):
@@ -244,7 +268,8 @@ class DecoderLayer:
         """
         x = hidden_states[0].float()
         cos, sin = (table[0, :, None].float() for table in position_embeddings)
-        adapters = _Adapters(self.adapter_scale, self.grouped.group_starts)
+        squared = self.grouped.squares is not None
+        adapters = _Adapters(self.adapter_scale, self.grouped.group_starts, squared)
         rows = self._normed(x, self.input_norm, self.input_epsilon, self.projections, adapters)
         columns = (self.heads + self.key_heads) * self.head_size
         rows = _Rotary.apply(rows, cos, sin, columns)  # type: ignore[no-untyped-call]
@@ -256,7 +281,7 @@ class DecoderLayer:
         if self.last:
             assert packed_labels is not None
             x, attended = (values.index_select(0, packed_labels.positions) for values in (x, attended))
-            adapters = _Adapters(self.adapter_scale, packed_labels.group_starts)
+            adapters = _Adapters(self.adapter_scale, packed_labels.group_starts, squared)
         x = self._residual(x, attended, self.output, adapters)
         gated = _GatedSilu.apply(  # type: ignore[no-untyped-call]
             self._normed(x, self.middle_norm, self.middle_epsilon, self.gate_up, adapters)
@@ -265,13 +290,13 @@ class DecoderLayer:
 
     def _normed(self, x: Tensor, norm: Tensor, epsilon: float, frozen: _Frozen, adapters: _Adapters) -> Tensor:
         output: Tensor = _NormedProjection.apply(  # type: ignore[no-untyped-call]
-            x, norm, epsilon, frozen, adapters, *self._factors(frozen)
+            x, norm, epsilon, frozen, adapters, self.grouped.squares, *self._factors(frozen)
         )
         return output
 
     def _residual(self, residual: Tensor, x: Tensor, frozen: _Frozen, adapters: _Adapters) -> Tensor:
         output: Tensor = _ResidualProjection.apply(  # type: ignore[no-untyped-call]
-            residual, x, frozen, adapters, *self._factors(frozen)
+            residual, x, frozen, adapters, self.grouped.squares, *self._factors(frozen)
         )
         return output
 

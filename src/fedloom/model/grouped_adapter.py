@@ -60,6 +60,7 @@ class _Loaded(threading.local):
         self.values = self.gradients = torch.empty(0, 0)
         self.parameters: dict[str, Tensor] = {}
         self.gradient_views: dict[str, Tensor] = {}
+        self.squares: Tensor | None = None
 
 
 class GroupedAdapter(Generic[KindConfig]):
@@ -102,6 +103,8 @@ class GroupedAdapter(Generic[KindConfig]):
         self.frozen_prefix: FrozenPrefix | None = None
         # Whether layers keep their inputs only; see `checkpointing`.
         self.recompute = False
+        # Whether squares of gradients can be had without the gradients; see `load_squares`.
+        self.has_squares = False
         # Virtual tokens before the text of every example.
         self.virtual_tokens = 0
         # What reads classes off the last hidden states, where examples are to be classified.
@@ -248,6 +251,11 @@ class GroupedAdapter(Generic[KindConfig]):
         return self._loaded.parameters
 
     @property
+    def squares(self) -> Tensor | None:
+        """What `load_squares` has put in place, fp64 [groups]; else None."""
+        return self._loaded.squares
+
+    @property
     def places(self) -> int:
         """Places for virtual tokens that a batch needs before every text, for what is loaded."""
         return 0
@@ -305,10 +313,34 @@ class GroupedAdapter(Generic[KindConfig]):
         loaded.parameters = {
             name: view.detach().requires_grad_(trainable) for name, view in self.split(loaded.values).items()
         }
+        loaded.squares = None
+
+    def load_squares(self, adapter: Mapping[str, Tensor], groups: int) -> Tensor:
+        """Put one adapter into all groups, to ask for the squared norms of each group's gradients, not for gradients.
+
+        Adapted layers hand these back in place of a gradient: what autograd gives as the gradient of the returned
+        tensor is the sum over layers of each group's squared norms. No gradient of a whole adapter is ever held.
+
+        Args:
+            adapter: fp32.
+            groups: how many.
+
+        Returns:
+            fp64 zeros [groups], with respect to which a loss is to be differentiated; of kinds with `has_squares` only.
+        """
+        loaded = self._loaded
+        loaded.values = self.flatten(adapter)[None].to(self.device)
+        loaded.gradients = loaded.values[:0]
+        loaded.parameters = {
+            name: view.expand(groups, *view.shape[1:]) for name, view in self.split(loaded.values).items()
+        }
+        loaded.squares = torch.zeros(groups, dtype=torch.float64, device=self.device, requires_grad=True)
+        return loaded.squares
 
     def unload(self) -> None:
         """Put no adapter into any group."""
         self._loaded.parameters = {}
+        self._loaded.squares = None
 
     def backward(self, loss: Tensor) -> None:
         """Overwrite `gradients` with those of a scalar loss.

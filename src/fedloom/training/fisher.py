@@ -48,6 +48,8 @@ def fisher_traces(
     Returns:
         fp64 [n], none negative; an example's does not depend on the others.
     """
+    if grouped.has_squares:
+        return _squares(model, grouped, adapter, examples, indices)
     names = _head_names(grouped)
     traces = np.zeros(len(indices))
     for first, gradients in _gradients(model, grouped, adapter, examples, indices):
@@ -87,6 +89,22 @@ def _head_names(grouped: GroupedAdapter[Any]) -> frozenset[str]:
     return getattr(grouped, "head_names", frozenset())
 
 
+def _squares(
+    model: PreTrainedModel,
+    grouped: GroupedAdapter[Any],
+    adapter: Mapping[str, Tensor],
+    examples: ExampleSet,
+    indices: Sequence[int] | np.ndarray,
+) -> np.ndarray:
+    """The same without any gradient of a whole adapter; a trained head has no part in it."""
+    traces = np.zeros(len(indices))
+    for first, members in _passes(examples.lengths[np.asarray(indices)], len(indices)):
+        squares = grouped.load_squares(adapter, len(members))
+        loss = _summed_means(model, grouped, examples, [int(indices[place]) for place in members])
+        traces[first : first + len(members)] = torch.autograd.grad(loss, squares)[0].cpu().numpy()
+    return traces
+
+
 def _gradients(
     model: PreTrainedModel,
     grouped: GroupedAdapter[Any],
@@ -99,11 +117,18 @@ def _gradients(
     for first, members in _passes(examples.lengths[np.asarray(indices)], most):
         chosen = [int(indices[place]) for place in members]
         grouped.load([adapter] * len(chosen))
-        groups = [[Example(examples.tokens(i), examples.trained(i), examples.key(i))] for i in chosen]
-        batch = pack(groups, grouped.device, share_prompts=False, virtual_tokens=grouped.places)
-        losses = label_losses(model, grouped, batch)
-        grouped.backward((losses / batch.label_counts.to(losses.dtype)[batch.label_groups]).sum())
+        grouped.backward(_summed_means(model, grouped, examples, chosen))
         yield first, grouped.gradients
+
+
+def _summed_means(
+    model: PreTrainedModel, grouped: GroupedAdapter[Any], examples: ExampleSet, chosen: Sequence[int]
+) -> Tensor:
+    """The sum over examples, each of them a group, of the mean loss of an example's labels."""
+    groups = [[Example(examples.tokens(i), examples.trained(i), examples.key(i))] for i in chosen]
+    batch = pack(groups, grouped.device, share_prompts=False, virtual_tokens=grouped.places)
+    losses = label_losses(model, grouped, batch)
+    return (losses / batch.label_counts.to(losses.dtype)[batch.label_groups]).sum()
 
 
 def _passes(lengths: np.ndarray, most: int) -> Iterator[tuple[int, range]]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from fedloom.model.adapter_products import Site, adapter_dtype, adapter_gradients, add_adapters
+from fedloom.model.adapter_products import Site, adapter_dtype, adapter_gradients, add_adapters, squared_gradients
 from fedloom.model.adapters.per_group import product
 from fedloom.model.adapters.targets import short_names, sizes, target_layers
 from fedloom.model.grouped_adapter import PREFIX, Adapter, Layout, Shapes
@@ -25,7 +25,10 @@ from fedloom.recipe.adapter_schema import LowRank, RsLoraConfig
 
 
 class _GroupedLinear(torch.autograd.Function):
-    """y = x W^T + bias, and for the tokens of group g also scale * (x A[g]^T) B[g]^T. W is frozen."""
+    """y = x W^T + bias, and for the tokens of group g also scale * (x A[g]^T) B[g]^T. W is frozen.
+
+    With `squares`, see `GroupedAdapter.load_squares`, what comes back is no gradient of A and B but its square.
+    """
 
     @staticmethod
     def forward(
@@ -37,6 +40,7 @@ class _GroupedLinear(torch.autograd.Function):
         b: Tensor,
         scale: float,
         starts: tuple[int, ...],
+        squares: Tensor | None,
     ) -> Tensor:
         dtype = adapter_dtype(x.device, x.dtype)
         output = nn.functional.linear(x, weight, bias).to(dtype)
@@ -51,8 +55,13 @@ class _GroupedLinear(torch.autograd.Function):
         x, inner, weight, down, *ups = ctx.saved_tensors
         to_x = (gradients[0] @ weight).to(inner.dtype) if ctx.needs_input_grad[0] else None
         gradient, rows = gradients[0].to(inner.dtype), x.to(inner.dtype)
-        to_a, to_b = adapter_gradients(gradient, rows, inner, down, ups, ctx.sites, ctx.scale, ctx.starts, to_x)
-        return None if to_x is None else to_x.to(x.dtype), None, None, to_a, to_b, None, None
+        arguments = gradient, rows, inner, down, ups, ctx.sites, ctx.scale, ctx.starts, to_x
+        to_a = to_b = to_squares = None
+        if ctx.needs_input_grad[7]:
+            to_squares = squared_gradients(*arguments)
+        else:
+            to_a, to_b = adapter_gradients(*arguments)
+        return None if to_x is None else to_x.to(x.dtype), None, None, to_a, to_b, None, None, to_squares
 
 
 class GroupedLoraLayer(nn.Module):
@@ -88,14 +97,15 @@ class GroupedLoraLayer(nn.Module):
             return together.to(rows.dtype)
         weight = base.weight.t() if isinstance(base, Conv1D) else base.weight
         output: Tensor = _GroupedLinear.apply(  # type: ignore[no-untyped-call]
-            rows, weight, base.bias, a, b, owner.scale, owner.group_starts
+            rows, weight, base.bias, a, b, owner.scale, owner.group_starts, owner.squares
         )
         return output
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """The loaded factors A [groups, rank, in] and B [groups, out, rank]."""
-        parameters = self._owner[0].parameters
-        return parameters[f"{PREFIX}{self.name}.lora_A.weight"], parameters[f"{PREFIX}{self.name}.lora_B.weight"]
+        """The loaded factors A [groups, rank, in] and B [groups, out, rank]; [1, ...] where all groups share them."""
+        owner, name = self._owner[0], f"{PREFIX}{self.name}.lora_"
+        a, b = owner.parameters[f"{name}A.weight"], owner.parameters[f"{name}B.weight"]
+        return (a, b) if owner.squares is None else (a[:1], b[:1])
 
 
 class GroupedLora(PeftFormat[LowRank]):
@@ -114,6 +124,8 @@ class GroupedLora(PeftFormat[LowRank]):
             assert isinstance(base, (nn.Linear, Conv1D))
             self.fan_in_fan_out = isinstance(base, Conv1D)
             setattr(parent, name.rpartition(".")[2], GroupedLoraLayer(base, self, name))
+        # A quantised layer multiplies by operations that know gradients only.
+        self.has_squares = all(model.get_submodule(name).base.weight.is_floating_point() for name in self.layers)
 
     @classmethod
     def layout(cls, model: PreTrainedModel, config: LowRank) -> Layout:

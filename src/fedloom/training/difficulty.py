@@ -1,0 +1,90 @@
+"""How hard a client's examples are, by one of several measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from fedloom.data.shards import ExampleSet
+from fedloom.model.forward import label_losses
+from fedloom.model.grouped_adapter import GroupedAdapter
+from fedloom.model.packing import Example, pack
+from fedloom.randomness import numpy_generator
+from fedloom.training.fisher import fisher_traces, passes
+
+
+def known_difficulties(difficulty: str, examples: ExampleSet, seed: int, client: str) -> NDArray[np.float64] | None:
+    """Difficulties that no model is needed for.
+
+    Args:
+        difficulty: of the recipe.
+        examples: a client's training examples.
+        seed: the recipe's.
+        client: its name.
+
+    Returns:
+        fp64 [examples]; None for a difficulty that is measured.
+    """
+    if difficulty == "length":
+        return examples.lengths.astype(np.float64)
+    if difficulty == "random":
+        return numpy_generator(seed, "curriculum", client=client).permutation(len(examples)).astype(np.float64)
+    return None
+
+
+def measured_difficulties(
+    difficulty: str,
+    model: PreTrainedModel,
+    grouped: GroupedAdapter[Any],
+    adapter: Mapping[str, Tensor],
+    examples: ExampleSet,
+) -> NDArray[np.float64]:
+    """Difficulties under an adapter, in passes over all examples.
+
+    Args:
+        difficulty: fisher or loss.
+        model: the frozen base.
+        grouped: where the adapter is put; what it holds is replaced.
+        adapter: fp32 tensors.
+        examples: a client's training examples.
+
+    Returns:
+        fp64 [examples]; an example's does not depend on the others.
+    """
+    every = range(len(examples))
+    if difficulty == "fisher":
+        return fisher_traces(model, grouped, adapter, examples, every)
+    return example_losses(model, grouped, adapter, examples)
+
+
+@torch.no_grad()
+def example_losses(
+    model: PreTrainedModel, grouped: GroupedAdapter[Any], adapter: Mapping[str, Tensor], examples: ExampleSet
+) -> NDArray[np.float64]:
+    """The mean loss of each example's labels under an adapter.
+
+    Args:
+        model: the frozen base.
+        grouped: where the adapter is put; what it holds is replaced.
+        adapter: fp32 tensors.
+        examples: which ones.
+
+    Returns:
+        fp64 [examples], in nats.
+    """
+    found = np.zeros(len(examples))
+    for members in passes(examples.lengths, len(examples)):
+        grouped.load([adapter], trainable=False)
+        group = [Example(examples.tokens(i), examples.trained(i), examples.key(i)) for i in members]
+        batch = pack([group], grouped.device, share_prompts=False, virtual_tokens=grouped.places)
+        losses = label_losses(model, grouped, batch).double().cpu().numpy()
+        owners = batch.label_examples.cpu().numpy()
+        counts = np.bincount(owners, minlength=len(members))
+        found[members.start : members.stop] = np.bincount(owners, losses, len(members)) / counts
+    return found
