@@ -31,6 +31,7 @@ from fedloom.runtime import RoundPlan
 from fedloom.runtime.exchange import personal_adapter
 from fedloom.session import POOLED, Session
 from fedloom.training.batches import round_tokens
+from fedloom.training.curriculum import planned_share
 from fedloom.training.schedule import learning_rate
 from fedloom.wire.encoding import encode
 
@@ -142,6 +143,7 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             private_layers=others if trains_others else (),
             frozen_layers=() if trains_others else others,
             sparse=_sparse_shares(session, participants.clients) if private or others else {},
+            data_share=planned_share(recipe.local.curriculum, number, federation.rounds),
             versions=versions,
             missing=participants.missing,
             simulated_seconds=participants.seconds,
@@ -250,7 +252,10 @@ def _baseline(
 ) -> Arm:
     def plan(number: int, _: State) -> RoundPlan:
         rate = learning_rate(session.recipe.local, base_rate, number, rounds)
-        return RoundPlan(name, number, tuple(clients), rate, batch_size, personal=True)
+        # What goes on from the federation's adapter has the curriculum behind it.
+        curriculum = None if share is None else session.recipe.local.curriculum
+        data_share = planned_share(curriculum, number, rounds)
+        return RoundPlan(name, number, tuple(clients), rate, batch_size, personal=True, data_share=data_share)
 
     def evaluate(adapter: Tensors, done: int) -> dict[str, Any]:
         def own(client: str) -> Tensors:

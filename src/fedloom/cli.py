@@ -140,6 +140,18 @@ def generate(
 
 
 @app.command()
+def classify(
+    directory: RunArgument,
+    text: Annotated[str, typer.Argument(help="What to classify.")],
+    pair: Annotated[str | None, typer.Option(help="The second text, where the run classifies pairs.")] = None,
+) -> None:
+    """Tell a text's class with a classification run's adapter."""
+    from fedloom.inspection import classify_text
+
+    typer.echo(classify_text(directory, text, pair))
+
+
+@app.command()
 def report(directory: RunArgument) -> None:
     """Write a run's report.html anew."""
     from fedloom.report.html import write_report

@@ -171,11 +171,16 @@ def _record(log: EventLog, state: RunState, plan: RoundPlan, tally: Tally, secon
     numbers: dict[str, Any] = {"loss": tally.loss, "tokens": tally.tokens, "train_seconds": tally.train_seconds}
     if tally.process_seconds:
         numbers["process_seconds"] = tally.process_seconds
+    if tally.curriculum_examples:
+        numbers["examples_share"] = tally.curriculum_examples / tally.examples
+        numbers["curriculum_tokens"] = tally.curriculum_tokens
     if plan.arm != "federated":
         log.append("baseline_round", arm=plan.arm, round=state.round, **numbers)
         return
     for key in ("bytes_up", "bytes_down", "tokens"):
         state.totals[key] += getattr(tally, key)
+    if tally.curriculum_tokens:
+        state.totals["curriculum_tokens"] = state.totals.get("curriculum_tokens", 0) + tally.curriculum_tokens
     simulated: dict[str, Any] = {"missing": plan.missing} if plan.missing else {}
     if plan.versions:
         simulated["staleness"] = {client: plan.round - 1 - version for client, version in plan.versions.items()}

@@ -15,14 +15,19 @@ from fedloom.arms import build_arms
 from fedloom.checkpoint import load_checkpoint
 from fedloom.data.conversation import Message
 from fedloom.data.describe import describe, render
+from fedloom.data.federated import reopen
+from fedloom.data.label_tokens import tokenize_texts
+from fedloom.data.labelled_text import LabelledText
 from fedloom.data.templates import load_template
+from fedloom.data.text_frame import read_pattern
 from fedloom.data.tokenizing import end_tokens, tokenize_prompt
 from fedloom.errors import UserError, unknown_name
 from fedloom.model.adapters.registry import adapter_class
 from fedloom.model.base import load_tokenizer, pick_device, quiet_libraries, read_weights
+from fedloom.model.classes import classes_of
 from fedloom.recipe import load_recipe
-from fedloom.run_directory import ADAPTER, CHECKPOINTS, open_finished
-from fedloom.session import check_same_base, open_session, prepare_data
+from fedloom.run_directory import ADAPTER, CHECKPOINTS, DATA, open_finished
+from fedloom.session import check_same_base, fingerprints, open_session, prepare_data
 
 
 def show_data(recipe: str | Path, overrides: Sequence[str]) -> None:
@@ -82,6 +87,8 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
     if max_new_tokens < 1:
         raise UserError(f"--max-new-tokens: {max_new_tokens} is not a positive number")
     folder, recipe = open_finished(directory)
+    if recipe.task.head is not None:
+        raise UserError(f"{directory}: its task is classification: fedloom classify tells a text's class")
     quiet_libraries()
     check_same_base(recipe, folder)
     tokenizer = load_tokenizer(recipe.model)
@@ -109,6 +116,49 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
         )
     answer: str = tokenizer.decode(output[0, inputs.shape[1] :], skip_special_tokens=True)
     return answer.strip()
+
+
+def classify_text(directory: Path, text: str, pair: str | None) -> str:
+    """Tell which class a text belongs to, with the adapter as other tools load it.
+
+    Args:
+        directory: the run directory, of a classification.
+        text: the text, or the first of a pair.
+        pair: the second of a pair; None where the run's records are no pairs.
+
+    Returns:
+        The name of the most likely class.
+
+    Raises:
+        UserError: for another task's run, a pair where there is none, or a folder without a readable adapter.
+    """
+    folder, recipe = open_finished(directory)
+    if recipe.task.head is None:
+        raise UserError(f"{directory}: its task is {recipe.task.kind}, which has no classes: fedloom generate answers")
+    paired = any(fields.pair is not None for fields in recipe.data.fields_in_use().values())
+    if paired != (pair is not None):
+        raise UserError(f"--pair: this run classifies {'pairs of texts' if paired else 'single texts'}")
+    quiet_libraries()
+    check_same_base(recipe, folder)
+    tokenizer, device = load_tokenizer(recipe.model), pick_device(recipe.runtime.device)
+    data = reopen(folder / DATA, fingerprints(folder)["data"])
+    classes = classes_of(recipe.task, data.labels, data.label_words)
+    pattern = None if recipe.task.pattern is None else read_pattern(recipe.task.pattern, tokenizer)
+    read = tokenize_texts([LabelledText(text, pair, "", "")], tokenizer, recipe.data.max_tokens, pattern)
+    base = read_weights(recipe.model, device, classes)
+    if recipe.model.quantization is None:
+        base.to(device)
+    model = _with_adapter(base, folder / ADAPTER, recipe.model.adapter.kind)
+    tokens = torch.from_numpy(read.tokens)[None].to(device)
+    given = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    if read.token_types is not None:
+        given["token_type_ids"] = torch.from_numpy(read.token_types)[None].to(device, torch.int64)
+    with torch.no_grad():
+        logits = model.eval()(**given).logits[0]
+    if read.places is not None:
+        # Virtual tokens come first.
+        logits = logits[len(logits) - tokens.shape[1] + int(read.places[0])][data.label_words]
+    return data.labels[int(logits.argmax())]
 
 
 def _with_adapter(base: Any, adapter: Path, kind: str) -> Any:

@@ -85,7 +85,7 @@ def prepare_data(recipe: Recipe, directory: Path) -> tuple[FederatedData, Any]:
     check_settings(recipe)
     tokenizer = load_tokenizer(recipe.model)
     data = prepare(recipe, tokenizer, directory)
-    check_positions(recipe.model, data.longest)
+    check_positions(recipe.model, data.longest, recipe.task)
     return data, tokenizer
 
 
@@ -311,7 +311,7 @@ def check_same_base(recipe: Recipe, directory: Path) -> None:
     Raises:
         UserError: where its weights or its config.json have changed.
     """
-    if base_fingerprint(recipe.model) != _fingerprints(directory)["base"]:
+    if base_fingerprint(recipe.model) != fingerprints(directory)["base"]:
         raise UserError(
             f"model.base: {recipe.model.base!r} is not the model that the run in {directory} began with: "
             "its weights or config.json have changed",
@@ -329,14 +329,25 @@ def check_same_data(data: FederatedData, directory: Path) -> None:
     Raises:
         UserError: where a source, the template or the tokenizer has changed.
     """
-    if data.fingerprint != _fingerprints(directory)["data"]:
+    if data.fingerprint != fingerprints(directory)["data"]:
         raise UserError(
             f"data: not what the run in {directory} began with: a source, the template or the tokenizer has changed",
             hint="put the former files back, or begin anew in a new folder",
         )
 
 
-def _fingerprints(directory: Path) -> dict[str, str]:
+def fingerprints(directory: Path) -> dict[str, str]:
+    """The fingerprints of the base and the data that a run began with.
+
+    Args:
+        directory: the run directory.
+
+    Returns:
+        Under "base" and "data".
+
+    Raises:
+        UserError: where the run noted none.
+    """
     found: dict[str, str] | None = read_events(directory / EVENTS)[0].get(FINGERPRINTS)
     if found is None:
         raise UserError(f"{directory}: begun by a Fedloom that kept no fingerprints of the base model and the data")

@@ -1,6 +1,5 @@
 """Packed classifiers are transformers' own, one example at a time: logits, gradients, and every client for itself."""
 
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from fedloom.model.classes import Classes
 from fedloom.model.decoder_layer import use_own_layers
 from fedloom.model.forward import class_logits, label_losses, pack_groups, score_labels
 from fedloom.model.packing import Example
-from fedloom.recipe.adapter_schema import LoraConfig
 from fedloom.recipe.model_schema import ModelConfig
 from tests.encoders import tiny_bert, tiny_minilm, tiny_roberta
 from tests.model.test_packed_models import MODELS, SIZES
@@ -69,7 +67,10 @@ def adapters_of(grouped, count):
     """Adapters whose every entry matters."""
     generator = torch.Generator().manual_seed(0)
     return [
-        {name: value + 0.05 * torch.randn(value.shape, generator=generator) for name, value in grouped.initial(0).items()}
+        {
+            name: value + 0.05 * torch.randn(value.shape, generator=generator)
+            for name, value in grouped.initial(0).items()
+        }
         for _ in range(count)
     ]
 
@@ -84,7 +85,9 @@ def plain_logits(folder, classes, some, head):
     model.load_state_dict({name.removeprefix("base_model.model."): value for name, value in head.items()}, strict=False)
     found = []
     for example in some:
-        types = {} if example.token_types is None else {"token_type_ids": torch.tensor(example.token_types)[None].long()}
+        types = (
+            {} if example.token_types is None else {"token_type_ids": torch.tensor(example.token_types)[None].long()}
+        )
         logits = model(input_ids=torch.from_numpy(example.tokens)[None], **types).logits[0]
         found.append(logits if example.place is None else logits[example.place, list(classes.words)])
     return torch.stack(found)

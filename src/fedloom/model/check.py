@@ -6,13 +6,13 @@ import math
 from importlib.util import find_spec
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
 from fedloom.errors import UserError
 from fedloom.model.adapters.registry import adapter_layout
 from fedloom.model.base import architecture, loading, resolve_base
 from fedloom.model.checkpointing import decoder_layers
-from fedloom.model.classes import is_causal
+from fedloom.model.classes import first_position, is_causal
 from fedloom.model.decoder_layer import frozen_layers
 from fedloom.model.grouped_adapter import Layout
 from fedloom.recipe.adapter_schema import VirtualTokensConfig
@@ -35,15 +35,8 @@ def check_model(config: ModelConfig, runtime: RuntimeConfig, task: TaskConfig | 
     Raises:
         UserError: an unknown architecture, targets that the model does not have, or options without effect on it.
     """
-    base, head = resolve_base(config.base), None if task is None else task.head
-    kind = architecture(config, head)
-    with loading(config, "config.json"):
-        settings = AutoConfig.from_pretrained(base)
-        if task is not None and head == "linear" and task.labels is not None:
-            settings.num_labels = len(task.labels)
-        with torch.device("meta"):
-            model = kind.from_config(settings)
-    if head is None and not is_causal(model):
+    model = _on_meta(config, task)
+    if (task is None or task.head is None) and not is_causal(model):
         raise UserError(
             f"model.base: {config.base!r} is an encoder, whose tokens see what follows them: it can't learn to answer",
             hint="set task.kind: classification, or give a causal language model",
@@ -61,22 +54,41 @@ def check_model(config: ModelConfig, runtime: RuntimeConfig, task: TaskConfig | 
     return layout
 
 
-def check_positions(config: ModelConfig, longest: int) -> None:
-    """Check that virtual tokens leave room for the text, without reading a weight.
+def _on_meta(config: ModelConfig, task: TaskConfig | None) -> PreTrainedModel:
+    """The model as its config alone says, without weights."""
+    kind = architecture(config, None if task is None else task.head)
+    with loading(config, "config.json"):
+        settings = AutoConfig.from_pretrained(resolve_base(config.base))
+        if task is not None and task.head == "linear" and task.labels is not None:
+            settings.num_labels = len(task.labels)
+        with torch.device("meta"):
+            model: PreTrainedModel = kind.from_config(settings)
+    return model
+
+
+def check_positions(config: ModelConfig, longest: int, task: TaskConfig | None = None) -> None:
+    """Check that an encoder, or any model with virtual tokens, has room for the text, without reading a weight.
 
     Args:
         config: the recipe's model section.
         longest: tokens of the longest example.
+        task: the recipe's task section; default: sft.
 
     Raises:
-        UserError: where the model has fewer positions than both take together.
+        UserError: where the model has fewer positions than they take.
     """
-    if not isinstance(config.adapter, VirtualTokensConfig):
+    virtual = config.adapter.virtual_tokens if isinstance(config.adapter, VirtualTokensConfig) else 0
+    model = _on_meta(config, task)
+    if not virtual and is_causal(model):
         return
-    settings = AutoConfig.from_pretrained(resolve_base(config.base)).get_text_config()
-    positions, virtual = getattr(settings, "max_position_embeddings", math.inf), config.adapter.virtual_tokens
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", math.inf) - first_position(model)
     if virtual + longest > positions:
         room = positions - virtual
+        if not virtual:
+            raise UserError(
+                f"data.max_tokens: the longest example's {longest} tokens exceed the model's {positions} positions",
+                hint=f"set data.max_tokens to {room} or less",
+            )
         raise UserError(
             f"model.adapter.virtual_tokens: {virtual} and the longest example's {longest} tokens exceed the model's "
             f"{positions} positions",

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from fedloom.model.adapter_folder import read_tensors
 from fedloom.model.base import resolve_base
+from fedloom.model.classes import trained_head
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter, KindConfig, Shapes
 from fedloom.recipe.model_schema import ModelConfig
 
@@ -71,11 +72,14 @@ class PeftFormat(GroupedAdapter[KindConfig]):
 
     def write(self, folder: Path, adapter: Mapping[str, Tensor], model: PreTrainedModel, config: ModelConfig) -> None:
         """See `GroupedAdapter`: a PEFT folder."""
-        tensors = {name: value.contiguous() for name, value in self.exported(adapter).items()}
+        trained = self.exported(adapter) | {name: adapter[name] for name in self.head_shapes}
+        tensors = {name: value.contiguous() for name, value in trained.items()}
         # Not save_file, which reports a full disk as a damaged file.
         (folder / WEIGHTS).write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+        head = trained_head(model)
         settings = self.peft_config(model, tensors).to_dict() | {
-            "task_type": "CAUSAL_LM",
+            "task_type": _task_type(model),
+            "modules_to_save": None if head is None else [head],
             "base_model_name_or_path": resolve_base(config.base),
             "inference_mode": True,
         }
@@ -85,7 +89,9 @@ class PeftFormat(GroupedAdapter[KindConfig]):
 
     def read(self, folder: Path) -> Adapter:
         """See `GroupedAdapter`."""
-        return self.imported(read_tensors(folder, WEIGHTS, self.stored_shapes))
+        tensors = read_tensors(folder, WEIGHTS, lambda found: self.stored_shapes(found) | self.head_shapes)
+        head = {name: tensors.pop(name) for name in self.head_shapes}
+        return self.imported(tensors) | head
 
     @staticmethod
     def opened(base: PreTrainedModel, folder: Path) -> Any:
@@ -97,3 +103,10 @@ class PeftFormat(GroupedAdapter[KindConfig]):
             # PEFT only warns of missing tensors, and would answer without them.
             warnings.filterwarnings("error", "Found missing adapter keys")
             return peft.PeftModel.from_pretrained(base, str(folder))
+
+
+def _task_type(model: PreTrainedModel) -> str:
+    """PEFT's word for what a model gives out; for masked words it has none, and takes the model as it is."""
+    if trained_head(model) is not None:
+        return "SEQ_CLS"
+    return "FEATURE_EXTRACTION" if type(model).__name__.endswith("ForMaskedLM") else "CAUSAL_LM"

@@ -25,7 +25,7 @@ def cut_to_rank(tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
 
 
 def pad_to_layout(tensors: Mapping[str, Tensor], layout: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Tensors as large as the layout's, zero beyond what is given.
+    """Factors as large as the layout's, zero beyond what is given; what is no factor has its size already.
 
     Args:
         tensors: an adapter of at most the layout's rank.
@@ -37,7 +37,7 @@ def pad_to_layout(tensors: Mapping[str, Tensor], layout: Mapping[str, tuple[int,
     padded = {}
     for name, value in tensors.items():
         padded[name] = value.new_zeros(layout[name])
-        padded[name][: value.shape[0], : value.shape[1]] = value
+        padded[name][tuple(slice(size) for size in value.shape)] = value
     return padded
 
 

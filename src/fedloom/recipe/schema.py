@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fedloom.recipe.base import Config, PositiveInt
 from fedloom.recipe.combinations import check_combinations
+from fedloom.recipe.curriculum_schema import CurriculumConfig
 from fedloom.recipe.data_schema import DataConfig
 from fedloom.recipe.federation_schema import FederationConfig
 from fedloom.recipe.layers_schema import SparseConfig, check_layers
@@ -43,6 +44,9 @@ class LocalConfig(Config):
     sparse: SparseConfig | None = Field(
         None,
         description="Train only the neurons of its private layers that matter most to a client; see docs/layers.md.",
+    )
+    curriculum: CurriculumConfig | None = Field(
+        None, description="Which of its examples a client trains on in which round; default: all in every round."
     )
 
     @model_validator(mode="before")

@@ -95,6 +95,10 @@ class FlippedExamples(ExampleSet):
         honest = super().tokens(place)
         return np.where(self.trained(place), self._vocabulary - 1 - honest, honest)
 
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> FlippedExamples:
+        """See `ExampleSet`: of flipped examples, flipped ones."""
+        return FlippedExamples(super().subset(indices), self._vocabulary)
+
     def key(self, place: int) -> None:
         """None: what is kept of the honest example is not this one's."""
 

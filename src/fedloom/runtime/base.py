@@ -28,6 +28,7 @@ class RoundPlan:
         private_layers: layers whose tensors stay with clients.
         frozen_layers: layers that nobody trains or sends.
         sparse: of each client, the share of neurons that it trains of what it keeps; empty: all train all of it.
+        data_share: of each client's batches, from the easiest on, how many it trains on; see `training.curriculum`.
         versions: the rounds after which clients got the adapter they train from, where it is not the newest.
         missing: clients that were drawn and don't count in this simulated round, and why.
         simulated_seconds: how long the round takes on the recipe's simulated clock; None without one.
@@ -45,6 +46,7 @@ class RoundPlan:
     private_layers: tuple[int, ...] = ()
     frozen_layers: tuple[int, ...] = ()
     sparse: Mapping[str, float] = field(default_factory=dict)
+    data_share: float = 1.0
     versions: Mapping[str, int] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     simulated_seconds: float | None = None

@@ -112,7 +112,7 @@ def bytes_per_token(model: PreTrainedModel, grouped: GroupedAdapter[Any]) -> flo
         grouped: its grouped adapters.
 
     Returns:
-        Bytes each token, every position labelled (the upper bound).
+        Bytes each token, every position labelled (the upper bound); of a classifier, one.
     """
     kept: dict[int, int] = {}
 
@@ -122,8 +122,10 @@ def bytes_per_token(model: PreTrainedModel, grouped: GroupedAdapter[Any]) -> flo
         return tensor.detach()
 
     positions = int(getattr(model.config, "max_position_embeddings", PROBE_TOKENS))
-    length = min(PROBE_TOKENS, positions - grouped.virtual_tokens)
-    example = Example(np.zeros(length, dtype=np.int64), np.ones(length, dtype=bool))
+    before = grouped.virtual_tokens + (0 if grouped.reader is None else grouped.reader.first_position)
+    length = min(PROBE_TOKENS, positions - before)
+    label = None if grouped.reader is None else 0
+    example = Example(np.zeros(length, dtype=np.int64), np.ones(length, dtype=bool), label=label)
     grouped.load([{name: torch.zeros(shape) for name, shape in grouped.shapes.items()}])
     # Now, as full fine-tuning loads the weights themselves.
     weights = {value.untyped_storage().data_ptr() for value in model.parameters()}

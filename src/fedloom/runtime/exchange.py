@@ -18,6 +18,7 @@ from fedloom.model.tensor_names import factor_names, names_in_layers, private_na
 from fedloom.runtime.attack import Attack
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.client_store import ClientStore
+from fedloom.runtime.curriculum import Curriculum, Lesson
 from fedloom.runtime.sparse_updates import SparseUpdates
 from fedloom.runtime.task import ClientTask
 from fedloom.training.client import ClientWork
@@ -27,8 +28,9 @@ from fedloom.training.shared_entries import SharedOnly
 from fedloom.wire.encoding import encode
 
 # Parts of a client's state: an adapter or a part of one that is its own, its optimiser's moments, what the rules keep,
-# and which of its own entries matter most.
-ADAPTER, MOMENTS, KEPT, PERSONAL, SPARSE = "adapter/", "optimizer/", "kept/", "personal/", "sparse/"
+# how hard its examples are, and which of its own entries matter most.
+ADAPTER, MOMENTS, KEPT, PERSONAL = "adapter/", "optimizer/", "kept/", "personal/"
+CURRICULUM, SPARSE = "curriculum/", "sparse/"
 # A rule's own adapter is what it keeps under this name.
 OWN_ADAPTER = "personal"
 
@@ -45,6 +47,7 @@ class Exchange:
         private: patterns of the names of tensors that stay with their client, as the plan's private layers do.
         rank_of: a client's rank.
         attack: which clients do not send what they have learnt.
+        curriculum: chooses what clients train on; None: everything.
         sparse: what clients train of private tensors, given their names and those of all that are trained.
     """
 
@@ -58,7 +61,8 @@ class Exchange:
         private: Sequence[str],
         rank_of: Callable[[str], int],
         attack: Attack | None,
-        sparse: Callable[[set[str], set[str]], SparseUpdates] | None = None,
+        curriculum: Curriculum | None,
+        sparse: Callable[[set[str], set[str]], SparseUpdates] | None,
     ) -> None:
         self.grouped = grouped
         self.plan = plan
@@ -66,6 +70,7 @@ class Exchange:
         self.store = store
         self.rank_of = rank_of
         self.attack = attack
+        self.curriculum = curriculum
         # What an algorithm sends beside the adapter has a prefix.
         self.adapter = {name: value for name, value in broadcast.items() if "/" not in name}
         frozen = names_in_layers(self.adapter, plan.frozen_layers)
@@ -95,6 +100,7 @@ class Exchange:
         self.full_rank = max((shape[0] for name, shape in grouped.shapes.items() if ".lora_A." in name), default=0)
         # What each client at work began with.
         self._ranks: dict[str, int] = {}
+        self._lessons: dict[str, Lesson] = {}
         self._sizes: dict[tuple[tuple[str, torch.Size], ...], int] = {}
 
         @cache
@@ -113,8 +119,16 @@ class Exchange:
         Returns:
             One piece of work, or two.
         """
+        stored = self.store.load(self.plan.arm, task.client, self.plan.round) or {}
+        work = self._work(task, stored)
+        if self.curriculum is None or self.plan.data_share == 1:
+            return work
+        lesson = self.curriculum.lesson(self.plan, task, work, _with_prefix(stored, CURRICULUM))
+        self._lessons[task.client] = lesson
+        return lesson.work
+
+    def _work(self, task: ClientTask, stored: Mapping[str, Tensor]) -> list[ClientWork]:
         plan = self.plan
-        stored = self.store.load(plan.arm, task.client, plan.round) or {}
         own = _with_prefix(stored, ADAPTER)
         if plan.personal:
             moments = _with_prefix(stored, MOMENTS) or None
@@ -144,12 +158,14 @@ class Exchange:
             Its update.
         """
         result, plan = results[0], self.plan
+        lesson = self._lessons.pop(task.client, None)
+        learnt = {} if lesson is None else {CURRICULUM + name: value for name, value in lesson.kept.items()}
         if plan.personal:
-            kept = {ADAPTER + name: value for name, value in result.adapter.items()}
+            kept = learnt | {ADAPTER + name: value for name, value in result.adapter.items()}
             kept |= {MOMENTS + name: value for name, value in result.optimizer_state.items()}
             self.store.save(plan.arm, task.client, plan.round, kept)
         else:
-            self._keep(task, results)
+            self._keep(task, results, learnt)
         rank = self._ranks.get(task.client, self.full_rank)
         start = self._start(task.client, rank)
         delta = {name: result.adapter[name] - start[name] for name in self.sent_up}
@@ -170,6 +186,7 @@ class Exchange:
             "bytes_up": self._bytes_up({**delta, **extra}),
             "bytes_down": self.bytes_down(rank),
             **result.finish.metrics,
+            **({} if lesson is None else lesson.metrics),
         }
         if task.client in plan.versions:
             metrics["staleness"] = plan.round - 1 - plan.versions[task.client]
@@ -209,9 +226,9 @@ class Exchange:
             return self.rule
         return SharedOnly(self.algorithm.client, entries.places_of(self.rule_entries), self.rule_entries.views)
 
-    def _keep(self, task: ClientTask, results: Sequence[ClientResult]) -> None:
+    def _keep(self, task: ClientTask, results: Sequence[ClientResult], learnt: Mapping[str, Tensor]) -> None:
         result = results[0]
-        kept = {ADAPTER + name: result.adapter[name] for name in sorted(self.private)}
+        kept = {**learnt, **{ADAPTER + name: result.adapter[name] for name in sorted(self.private)}}
         for name, vector in result.finish.kept.items():
             if name == OWN_ADAPTER:
                 kept |= {ADAPTER + inner: value for inner, value in self.entries.views(vector).items()}

@@ -19,6 +19,7 @@ from fedloom.runtime.attack import Attack
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.cohort_size import CohortSizer
+from fedloom.runtime.curriculum import Curriculum
 from fedloom.runtime.exchange import Exchange
 from fedloom.runtime.sparse_updates import SparseUpdates
 from fedloom.runtime.task import ClientTask
@@ -59,6 +60,7 @@ class InProcessRuntime:
         self.store = store
         self.lanes = lanes
         self.attack = attack
+        self.curriculum = None if recipe.local.curriculum is None else Curriculum(model, grouped, recipe)
         self.sizer = CohortSizer(model, grouped, recipe.runtime, lanes.count)
 
     def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor], algorithm: Algorithm) -> Iterator[Update]:
@@ -83,9 +85,17 @@ class InProcessRuntime:
             return
         self.grouped.change_base(broadcast)
         attack = None if plan.personal else self.attack
-        private = self.recipe.federation.private
         exchange = Exchange(
-            self.grouped, plan, broadcast, algorithm, self.store, private, self.rank_of, attack, self._sparse(plan)
+            self.grouped,
+            plan,
+            broadcast,
+            algorithm,
+            self.store,
+            self.recipe.federation.private,
+            self.rank_of,
+            attack,
+            self.curriculum,
+            self._sparse(plan),
         )
         # Of everybody only lengths are kept, as the local baseline plans the whole population; tasks are made anew.
         cohorts = self.sizer.cohorts([self._task(plan, client).tokens for client in clients])

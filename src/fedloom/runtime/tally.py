@@ -21,6 +21,8 @@ class Tally:
         examples: training examples of all clients.
         weighted_loss: sum over clients of examples times loss.
         tokens: trained, without padding.
+        curriculum_examples: of them, those that a curriculum chose; 0 without one.
+        curriculum_tokens: of passes that measured how hard examples are.
         bytes_up: sent by clients.
         bytes_down: sent to clients.
         train_seconds: spent waiting for updates, which in-process is the time of training.
@@ -32,6 +34,8 @@ class Tally:
     examples: int = 0
     weighted_loss: float = 0.0
     tokens: int = 0
+    curriculum_examples: int = 0
+    curriculum_tokens: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
     train_seconds: float = 0.0
@@ -63,6 +67,8 @@ class Tally:
         self.examples += update.num_examples
         self.weighted_loss += update.num_examples * update.metrics["loss"]
         self.tokens += update.metrics["tokens"]
+        self.curriculum_examples += update.metrics.get("curriculum_examples", 0)
+        self.curriculum_tokens += update.metrics.get("curriculum_tokens", 0)
         self.bytes_up += update.metrics["bytes_up"]
         self.bytes_down += update.metrics["bytes_down"]
 

@@ -11,6 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloom.recipe.curriculum_schema import CurriculumConfig
+
 # What rounding may add to a product that is a whole number.
 SLACK = 1e-9
 
@@ -39,6 +41,22 @@ def share_used(pace: str, start: float, full_after: float, round_number: int, ro
     if pace == "exp":
         return min(1.0, start * (1 / start) ** progress)
     return min(1.0, start + (1 - start) * progress)
+
+
+def planned_share(curriculum: CurriculumConfig | None, round_number: int, rounds: int) -> float:
+    """The share of every client's batches in a round of a run.
+
+    Args:
+        curriculum: the recipe's; None: everything in every round.
+        round_number: from 1.
+        rounds: of the whole run.
+
+    Returns:
+        Above 0, at most 1.
+    """
+    if curriculum is None:
+        return 1.0
+    return share_used(curriculum.pace, curriculum.start, curriculum.full_after, round_number - 1, rounds)
 
 
 def batches_used(pace: str, start: float, full_after: float, round_number: int, rounds: int, batches: int) -> int:

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.data.shards import ExampleSet
-from fedloom.model.forward import label_losses
+from fedloom.model.example_sets import examples_at
+from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import GroupedAdapter
-from fedloom.model.packing import Example, pack
 from fedloom.randomness import numpy_generator
 from fedloom.training.fisher import fisher_traces, passes
 
@@ -81,8 +81,7 @@ def example_losses(
     found = np.zeros(len(examples))
     for members in passes(examples.lengths, len(examples)):
         grouped.load([adapter], trainable=False)
-        group = [Example(examples.tokens(i), examples.trained(i), examples.key(i)) for i in members]
-        batch = pack([group], grouped.device, share_prompts=False, virtual_tokens=grouped.places)
+        batch = pack_groups(grouped, [examples_at(examples, members)], share_prompts=False)
         losses = label_losses(model, grouped, batch).double().cpu().numpy()
         owners = batch.label_examples.cpu().numpy()
         counts = np.bincount(owners, minlength=len(members))

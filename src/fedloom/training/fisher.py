@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.data.shards import ExampleSet
-from fedloom.model.forward import label_losses
+from fedloom.model.example_sets import examples_at
+from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import GroupedAdapter
-from fedloom.model.packing import Example, pack
 
 # A longer pass gains nothing on a CPU; see `cohort`.
 TOKENS = 4096
@@ -50,11 +50,10 @@ def fisher_traces(
     """
     if grouped.has_squares:
         return _squares(model, grouped, adapter, examples, indices)
-    names = _head_names(grouped)
     traces = np.zeros(len(indices))
     for first, gradients in _gradients(model, grouped, adapter, examples, indices):
         views = grouped.split(gradients.double().square_())
-        sums = sum(view.flatten(1).sum(1) for name, view in views.items() if name not in names)
+        sums = sum(view.flatten(1).sum(1) for name, view in views.items() if name not in grouped.head_names)
         traces[first : first + len(gradients)] = sums.cpu().numpy()  # type: ignore[union-attr]
     return traces
 
@@ -85,10 +84,6 @@ def fisher_diagonal(
     return (total / len(indices)).float()
 
 
-def _head_names(grouped: GroupedAdapter[Any]) -> frozenset[str]:
-    return getattr(grouped, "head_names", frozenset())
-
-
 def _squares(
     model: PreTrainedModel,
     grouped: GroupedAdapter[Any],
@@ -98,10 +93,10 @@ def _squares(
 ) -> np.ndarray:
     """The same without any gradient of a whole adapter; a trained head has no part in it."""
     traces = np.zeros(len(indices))
-    for first, members in _passes(examples.lengths[np.asarray(indices)], len(indices)):
+    for members in passes(examples.lengths[np.asarray(indices)], len(indices)):
         squares = grouped.load_squares(adapter, len(members))
         loss = _summed_means(model, grouped, examples, [int(indices[place]) for place in members])
-        traces[first : first + len(members)] = torch.autograd.grad(loss, squares)[0].cpu().numpy()
+        traces[members.start : members.stop] = torch.autograd.grad(loss, squares)[0].cpu().numpy()
     return traces
 
 
@@ -114,30 +109,38 @@ def _gradients(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield where a pass begins among the indices, and its examples' gradients of the mean loss, fp32 [groups, all]."""
     most = max(1, ENTRIES // grouped.size) if grouped.cohorts else 1
-    for first, members in _passes(examples.lengths[np.asarray(indices)], most):
+    for members in passes(examples.lengths[np.asarray(indices)], most):
         chosen = [int(indices[place]) for place in members]
         grouped.load([adapter] * len(chosen))
         grouped.backward(_summed_means(model, grouped, examples, chosen))
-        yield first, grouped.gradients
+        yield members.start, grouped.gradients
 
 
 def _summed_means(
     model: PreTrainedModel, grouped: GroupedAdapter[Any], examples: ExampleSet, chosen: Sequence[int]
 ) -> Tensor:
     """The sum over examples, each of them a group, of the mean loss of an example's labels."""
-    groups = [[Example(examples.tokens(i), examples.trained(i), examples.key(i))] for i in chosen]
-    batch = pack(groups, grouped.device, share_prompts=False, virtual_tokens=grouped.places)
+    groups = [[example] for example in examples_at(examples, chosen)]
+    batch = pack_groups(grouped, groups, share_prompts=False)
     losses = label_losses(model, grouped, batch)
     return (losses / batch.label_counts.to(losses.dtype)[batch.label_groups]).sum()
 
 
-def _passes(lengths: np.ndarray, most: int) -> Iterator[tuple[int, range]]:
-    """Cut examples into passes of at most `most` and about TOKENS tokens; each with its first place."""
+def passes(lengths: np.ndarray, most: int) -> Iterator[range]:
+    """Cut examples into passes of about `TOKENS` tokens.
+
+    Args:
+        lengths: int64 [examples], their tokens.
+        most: examples a pass may have.
+
+    Yields:
+        Ranges of places, in order; none is empty.
+    """
     first = tokens = 0
     for place, length in enumerate(lengths.tolist()):
         if place > first and (place - first == most or tokens + length > TOKENS):
-            yield first, range(first, place)
+            yield range(first, place)
             first, tokens = place, 0
         tokens += length
     if first < len(lengths):
-        yield first, range(first, len(lengths))
+        yield range(first, len(lengths))

@@ -36,6 +36,8 @@ PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
 ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "silu": nn.functional.silu, "tanh": torch.tanh}
 # What architectures call the two blocks of a decoder layer.
 MLPS, ATTENTIONS = {"mlp", "feed_forward", "ffn"}, {"self_attn", "attn", "attention"}
+# In BERT's layers, whose blocks add what came before them on their own: the last product of each, before that.
+BERT_MLP, BERT_ATTENTION = "output.dense", "attention.output.dense"
 
 
 class GroupedBottleneck(GroupedAdapter[BottleneckConfig]):
@@ -148,10 +150,16 @@ def load_bottleneck(model: PreTrainedModel, folder: str | Path) -> PreTrainedMod
 
 
 def _blocks(model: PreTrainedModel, after_attention: bool) -> list[str]:
-    wanted = MLPS | (ATTENTIONS if after_attention else set())
     inside = {id(layer) for layer in decoder_layers(model)}
     layers = [(name, module) for name, module in model.named_modules() if id(module) in inside]
-    blocks = [f"{name}.{child}" for name, module in layers for child, _ in module.named_children() if child in wanted]
+    blocks = []
+    for name, module in layers:
+        parts = dict(module.named_modules())
+        like_bert = BERT_MLP in parts
+        wanted = {BERT_MLP} if like_bert else MLPS
+        if after_attention:
+            wanted = wanted | ({BERT_ATTENTION} if like_bert else ATTENTIONS)
+        blocks += [f"{name}.{part}" for part in parts if part in wanted]
     if len(blocks) < len(layers) * (1 + after_attention) or not layers:
         raise UserError(
             "model.adapter: the blocks of the model's decoder layers, which bottleneck needs, were not found"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from fedloom.errors import UserError
 from fedloom.model.base import load_tokenizer
@@ -30,6 +30,7 @@ class FullModel(GroupedAdapter[FullConfig]):
 
     def __init__(self, model: PreTrainedModel, config: FullConfig) -> None:
         super().__init__(model, config)
+        self._class = type(model)
         self._places = dict(model.named_parameters())
         # Not copies: what is loaded takes the place of these tensors, and leaves them as they are.
         self._base = {name: parameter.data for name, parameter in self._places.items()}
@@ -67,7 +68,7 @@ class FullModel(GroupedAdapter[FullConfig]):
 
     def read(self, folder: Path) -> Adapter:
         """See `GroupedAdapter`."""
-        tensors = {name: parameter.detach() for name, parameter in _open(folder).named_parameters()}
+        tensors = {name: parameter.detach() for name, parameter in _open(folder, self._class).named_parameters()}
         try:
             check_tensors(tensors, self._base, str(folder))
         except ValueError as error:
@@ -77,11 +78,11 @@ class FullModel(GroupedAdapter[FullConfig]):
     @staticmethod
     def opened(base: PreTrainedModel, folder: Path) -> Any:
         """See `GroupedAdapter`."""
-        return _open(folder).to(base.device)
+        return _open(folder, type(base)).to(base.device)
 
 
-def _open(folder: Path) -> Any:
+def _open(folder: Path, kind: Any) -> Any:
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        return kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     except Exception as error:  # transformers, its parsers and safetensors share no class of errors
         raise UserError(f"{folder}: not a readable model: {(str(error).splitlines() or [''])[0]}") from None

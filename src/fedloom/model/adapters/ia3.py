@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from fedloom.errors import UserError, nearest
 from fedloom.model.adapter_products import adapter_dtype
 from fedloom.model.adapters.per_group import change_input, change_output, scaled
-from fedloom.model.adapters.targets import named, short_names, sizes, target_layers
+from fedloom.model.adapters.targets import named, short_names, sizes, target_layers, usual_names
 from fedloom.model.grouped_adapter import PREFIX, Adapter, Layout, Shapes
 from fedloom.model.peft_format import PeftFormat
 from fedloom.recipe.adapter_schema import Ia3Config
@@ -25,10 +25,11 @@ class Ia3(PeftFormat[Ia3Config]):
 
     def __init__(self, model: PreTrainedModel, config: Ia3Config) -> None:
         super().__init__(model, config)
+        self._feedforward = feedforward_names(model, config)
         for layer in self.layers:
             module = model.get_submodule(layer)
             self.fan_in_fan_out = isinstance(module, Conv1D)
-            if named(layer, config.feedforward):
+            if named(layer, self._feedforward):
                 change_input(module, partial(self._scaled, layer))
             else:
                 change_output(module, partial(self._scaled, layer))
@@ -37,11 +38,12 @@ class Ia3(PeftFormat[Ia3Config]):
     def layout(cls, model: PreTrainedModel, config: Ia3Config) -> Layout:
         """See `GroupedAdapter`: under PEFT's names, [outputs, 1] of each target or [1, inputs]."""
         layers = target_layers(model, config)
+        feedforward = feedforward_names(model, config)
         shapes: Shapes = {}
         for layer in layers:
             inputs, outputs = sizes(model.get_submodule(layer))
-            shapes[_name(layer)] = (1, inputs) if named(layer, config.feedforward) else (outputs, 1)
-        for target in config.feedforward:
+            shapes[_name(layer)] = (1, inputs) if named(layer, feedforward) else (outputs, 1)
+        for target in feedforward:
             if not any(named(layer, [target]) for layer in layers):
                 close = nearest(target, [layer.rpartition(".")[2] for layer in layers])
                 raise UserError(
@@ -56,7 +58,7 @@ class Ia3(PeftFormat[Ia3Config]):
 
     def peft_config(self, model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> peft.PeftConfig:
         """See `PeftFormat`."""
-        feedforward = [layer for layer in self.layers if named(layer, self.config.feedforward)]
+        feedforward = [layer for layer in self.layers if named(layer, self._feedforward)]
         targets, short = short_names(model, self.layers), short_names(model, feedforward)
         # PEFT wants the one list to be a part of the other.
         both_short = targets is not None and short is not None
@@ -69,6 +71,13 @@ class Ia3(PeftFormat[Ia3Config]):
     def _scaled(self, layer: str, rows: Tensor) -> Tensor:
         dtype = adapter_dtype(rows.device, rows.dtype)
         return scaled(rows.to(dtype), self.parameters[_name(layer)].flatten(1).to(dtype), self.group_starts)
+
+
+def feedforward_names(model: PreTrainedModel, config: Ia3Config) -> list[str]:
+    """The names of the targets whose inputs are scaled, as `usual_names` has them."""
+    found = usual_names(model, config.feedforward, Ia3Config, "feedforward")
+    assert isinstance(found, list)
+    return found
 
 
 def _name(layer: str) -> str:

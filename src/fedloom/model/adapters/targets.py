@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
+from peft.utils.constants import (
+    TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
+    TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+)
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from fedloom.errors import UserError, nearest
 from fedloom.model.classes import trained_head
-from fedloom.recipe.adapter_schema import OnLinearLayers
+from fedloom.recipe.adapter_schema import Ia3Config, OnLinearLayers
+
+# By whether the kind is (IA)^3, and the recipe's key: PEFT's choice of layers for each architecture.
+USUAL_NAMES = {
+    (False, "targets"): TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    (True, "targets"): TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
+    (True, "feedforward"): TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
+}
 
 
 def linear_layers(model: PreTrainedModel) -> list[str]:
@@ -38,7 +51,7 @@ def target_layers(model: PreTrainedModel, config: OnLinearLayers) -> list[str]:
     Raises:
         UserError: for a target that no linear layer matches, or a number that no decoder layer has.
     """
-    layers, targets = linear_layers(model), config.targets
+    layers, targets = linear_layers(model), usual_names(model, config.targets, type(config))
     known = list(dict.fromkeys(name.rpartition(".")[2] for name in layers))
     if targets != "all-linear":
         for target in targets:
@@ -51,6 +64,29 @@ def target_layers(model: PreTrainedModel, config: OnLinearLayers) -> list[str]:
                 )
         layers = [name for name in layers if named(name, targets)]
     return confined(layers, config.layers)
+
+
+def usual_names(
+    model: PreTrainedModel, names: list[str] | Literal["all-linear"], config: type[OnLinearLayers], key: str = "targets"
+) -> list[str] | Literal["all-linear"]:
+    """What a recipe that leaves a default stands for on models that call their layers otherwise than Llama's.
+
+    Args:
+        model: the base model.
+        names: what the recipe says.
+        config: the kind's.
+        key: of the recipe.
+
+    Returns:
+        The names themselves; but where they are the default and the model has none of them, those that PEFT takes for
+        its architecture, where it knows any.
+    """
+    if names == "all-linear" or names != config.model_fields[key].default:
+        return names
+    if any(named(layer, names) for layer in linear_layers(model)):
+        return names
+    usual = USUAL_NAMES[issubclass(config, Ia3Config), key].get(model.config.model_type)
+    return names if usual is None else list(usual)
 
 
 def confined(names: Sequence[str], numbers: Sequence[int] | None) -> list[str]:

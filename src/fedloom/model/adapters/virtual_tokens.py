@@ -28,6 +28,8 @@ VirtualConfig = TypeVar("VirtualConfig", bound=VirtualTokensConfig)
 class VirtualTokens(PeftFormat[VirtualConfig]):
     """Virtual tokens on one model, whose modules stay as they are."""
 
+    # PEFT keeps no module of its own between itself and the model.
+    head_prefix = "base_model."
     # No layer has anything of an adapter within.
     fits_own_layers = True
 
