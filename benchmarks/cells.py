@@ -12,7 +12,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from fedloom.federation import first_state, run_arm
 from fedloom.model.classes import classes_of
 from fedloom.recipe import Recipe, load_recipe
 from fedloom.report.events import EventLog, strict_json
-from fedloom.run_directory import EVENTS
+from fedloom.run_directory import ADAPTER, EVENTS
 from fedloom.session import open_data, open_model, over_model, shared_layers
 from fedloom.statistics import student_interval
 from harness import arguments_of, machine, shared_folder, skip
@@ -147,61 +148,109 @@ class Workbench:
             them, how far the adapter has moved, and what a round costs (without evaluation); where it diverged,
             {"loss": None, "failed": why}.
         """
-        checked = load_recipe(recipe, [f"{key}={json.dumps(value)}" for key, value in setting.items()])
+        with self._folder() as directory:
+            return self._train(directory, recipe, setting, arm)
+
+    def train_in_stages(self, recipe: str | Path, stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Train federations one after another, each from the adapter that the one before has ended with.
+
+        Args:
+            recipe: a shipped recipe.
+            stages: of each its keys that have other values.
+
+        Returns:
+            As `train`, of the last stage; with all rounds, and with the seconds and costs of all stages.
+        """
+        with self._folder() as directory:
+            whole: dict[str, Any] = {}
+            for number, setting in enumerate(stages):
+                place = directory / str(number)
+                place.mkdir()
+                start = {"model.adapter.start": str(directory / str(number - 1) / ADAPTER)} if number else {}
+                result = self._train(place, recipe, {**setting, **start}, "federated")
+                if "failed" in result:
+                    return result
+                whole = _joined(whole, result) if whole else result
+            return whole
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        # A folder of its own: clients keep state, and no cell is to find another's.
         self.folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix="cell-") as name:
+            yield Path(name)
+
+    def _train(self, directory: Path, recipe: str | Path, setting: Mapping[str, Any], arm: str) -> dict[str, Any]:
+        checked = load_recipe(recipe, [f"{key}={json.dumps(value)}" for key, value in setting.items()])
         data = self._opened(checked)
         classes = classes_of(checked.task, data.labels, data.label_words)
-        section = f"{checked.model.model_dump_json()} {classes}"
+        # Where training starts from is no part of what is loaded.
+        section = f"{checked.model.model_dump_json(exclude={'adapter': {'start'}})} {classes}"
         if section not in self._models:
             self._models[section] = open_model(checked, classes=classes)
-        # A folder of its own: clients keep state, and no cell is to find another's.
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix="cell-") as name:
-            directory = Path(name)
-            session = over_model(checked, directory, data, *self._models[section])
-            if arm == "base":
-                return _losses(session.evaluator.shared(session.grouped.untuned(session.grouped.initial(checked.seed))))
-            watch, curve = Stopwatch(), list[dict[str, Any]]()
-            if checked.federation.layers is not None and arm == "federated":
-                session.layers = shared_layers(session, directory)
-            chosen = next(one for one in build_arms(session) if one.name == arm)
+        session = over_model(checked, directory, data, *self._models[section])
+        if arm == "base":
+            return _losses(session.evaluator.shared(session.grouped.untuned(session.grouped.initial(checked.seed))))
+        watch, curve = Stopwatch(), list[dict[str, Any]]()
+        if checked.federation.layers is not None and arm == "federated":
+            session.layers = shared_layers(session, directory)
+        chosen = next(one for one in build_arms(session) if one.name == arm)
 
-            def evaluate(adapter: Mapping[str, Tensor], done: int) -> dict[str, Any]:
-                watch.stop()
-                result = chosen.evaluate(adapter, done)
-                curve.append({"round": done, "seconds": watch.wall, "cpu_seconds": watch.cpu, **_scores(result)})
-                watch.start()
-                return result
+        def evaluate(adapter: Mapping[str, Tensor], done: int) -> dict[str, Any]:
+            watch.stop()
+            result = chosen.evaluate(adapter, done)
+            curve.append({"round": done, "seconds": watch.wall, "cpu_seconds": watch.cpu, **_scores(result)})
+            watch.start()
+            return result
 
-            state = first_state(session, chosen)
-            start = state.adapter
-            log = EventLog(directory / EVENTS)
-            try:
-                run_arm(directory, session, replace(chosen, evaluate=evaluate), log, state)
-            except UserError as error:
-                if "finite number" not in str(error):
-                    raise
-                return {"loss": None, "failed": str(error)}
-            events = [json.loads(line) for line in (directory / EVENTS).read_text().splitlines()]
-            rounds = [event["loss"] for event in events if "train_seconds" in event]
-            return {
-                **_losses(state.results[arm]),
-                "rounds": rounds,
-                "curve": curve,
-                "tokens": sum(event.get("tokens", 0) for event in events),
-                "rejected": state.totals["rejected"],
-                "cost": {
-                    "cpu_seconds": curve[-1]["cpu_seconds"] / chosen.rounds,
-                    "parameters": session.grouped.size,
-                    **_traffic(events),
-                },
-                "moved": norm({key: state.adapter[key] - start[key] for key in start}),
-            }
+        state = first_state(session, chosen)
+        start = state.adapter
+        log = EventLog(directory / EVENTS)
+        try:
+            run_arm(directory, session, replace(chosen, evaluate=evaluate), log, state)
+        except UserError as error:
+            if "finite number" not in str(error):
+                raise
+            return {"loss": None, "failed": str(error)}
+        events = [json.loads(line) for line in (directory / EVENTS).read_text().splitlines()]
+        rounds = [event["loss"] for event in events if "train_seconds" in event]
+        return {
+            **_losses(state.results[arm]),
+            "rounds": rounds,
+            "curve": curve,
+            "tokens": sum(event.get("tokens", 0) for event in events),
+            "rejected": state.totals["rejected"],
+            "cost": {
+                "cpu_seconds": curve[-1]["cpu_seconds"] / chosen.rounds,
+                "parameters": session.grouped.size,
+                **_traffic(events),
+            },
+            "moved": norm({key: state.adapter[key] - start[key] for key in start}),
+        }
 
     def _opened(self, recipe: Recipe) -> FederatedData:
         key = json.dumps([recipe.data.model_dump(mode="json"), recipe.task.model_dump(mode="json"), recipe.seed])
         if key not in self._data:
             self._data[key] = open_data(recipe, self.folder)
         return self._data[key]
+
+
+def _joined(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a stage with what came before it: rounds and seconds go on, costs are those of all rounds."""
+    last, counts = before["curve"][-1], (len(before["rounds"]), len(after["rounds"]))
+    curve = [
+        {**one, **{key: one[key] + last[key] for key in ("round", "seconds", "cpu_seconds")}} for one in after["curve"]
+    ]
+    cost = {
+        key: (before["cost"][key] * counts[0] + value * counts[1]) / sum(counts) for key, value in after["cost"].items()
+    }
+    return {
+        **after,
+        "rounds": before["rounds"] + after["rounds"],
+        "curve": before["curve"] + curve,
+        "tokens": before["tokens"] + after["tokens"],
+        "cost": cost | {"parameters": after["cost"]["parameters"]},
+    }
 
 
 def _traffic(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -20,7 +20,8 @@ TRIES = 3
 LEARNING_RATE = "local.learning_rate"
 ALPHAS = (0.1, 1.0)
 ROUNDS = 20
-RECORDS = 2000
+EVERY = 5
+RECORDS = 1600
 COMMON: dict[str, Any] = {
     "model.dtype": "bfloat16",
     "data.max_tokens": 48,
@@ -75,6 +76,9 @@ class Contender:
 PLAIN: dict[str, Any] = {"local.curriculum": None, "federation.layers": None, "local.sparse": None}
 
 
+SPARSE = {"model.adapter": {"kind": "sparse", "share": 0.04, "targets": ["query", "value"]}}
+
+
 def _layers(choose: str, others: str) -> dict[str, Any]:
     return PLAIN | {"federation.layers": {"choose": choose, "share": 0.5, "others": others}}
 
@@ -102,6 +106,12 @@ CONTENDERS = {
     "curriculum_loss": Contender("curriculum by loss", _curriculum("loss")),
     "curriculum_length": Contender("curriculum by length", _curriculum("length")),
     "self_paced": Contender("self-paced", _curriculum("loss", refresh=1)),
+    # As many values as LoRA has; half of the rounds for each stage.
+    "slora": Contender(
+        "SLoRA",
+        PLAIN | {"federation.rounds": ROUNDS // 2},
+        first=PLAIN | SPARSE | {"federation.rounds": ROUNDS // 2},
+    ),
     "prefix_tuning": Contender("prefix tuning", _adapter("prefix_tuning", virtual_tokens=10), 3e-2),
     "prompt_tuning": Contender("prompt tuning", _adapter("prompt_tuning", virtual_tokens=10), 3e-2),
     "p_tuning": Contender("P-tuning", _adapter("p_tuning", virtual_tokens=10, hidden_size=128), 5e-3),
@@ -137,21 +147,26 @@ class Study:
         """The result of one cell: looked up, or trained where there is a workbench."""
         contender = CONTENDERS[name]
         own = QUICK if self.quick else {}
-        every = None if split == "validation" or self.quick else 4
-        setting = COMMON | own | contender.setting | configuration | {"evaluation.every": every}
+        every = None if split == "validation" or self.quick else EVERY
+        stages = [
+            COMMON | stage | own | configuration | {"evaluation.every": every}
+            for stage in (contender.first, contender.setting)
+            if stage is not None
+        ]
         cell: Cell = {
             "dataset": self.dataset,
             "alpha": self.alpha,
             "contender": name,
             "seed": seed,
             "split": split,
-            "setting": setting,
+            "setting": stages,
         }
         workbench = self.workbench
         if workbench is None:
             return self.cells.result(cell)
-        located = setting | self._data() | {"evaluation.split": split, "seed": seed}
-        return self.cells.result_of(cell, lambda: workbench.train(f"fibecfed/{self.dataset}", located, "federated"))
+        located = [stage | self._data() | {"evaluation.split": split, "seed": seed} for stage in stages]
+        recipe = f"fibecfed/{self.dataset}"
+        return self.cells.result_of(cell, lambda: workbench.train_in_stages(recipe, located))
 
     def _data(self) -> dict[str, Any]:
         fields = DATASETS[self.dataset]
