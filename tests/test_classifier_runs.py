@@ -1,21 +1,15 @@
-"""Federations of classifiers through the real command: they learn, resume to the same bytes, and cohorts don't matter."""
+"""Federations of classifiers through the real command: they learn, resume to the same bytes, in any cohorts."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 import fedloom
+from fedloom.checkpoint import save_checkpoint
 from fedloom.cli import app
-from fedloom.recipe import load_recipe
-from fedloom.session import open_session
-from fedloom.training.cohort import _step_gradients
-from fedloom.model.example_sets import examples_at
 from tests.encoders import tiny_bert, tiny_roberta
 from tests.federated_runs import outcome
 
@@ -67,25 +61,36 @@ def run(values, out: Path, *options: str):
     return json.loads((out / "metrics.json").read_text())
 
 
-@pytest.mark.parametrize("base", ["bert", "roberta"])
-def test_a_federation_learns_what_words_mean(place, tmp_path, base):
+@pytest.mark.parametrize(("base", "least"), [("bert", 1.0), ("roberta", 0.8)])
+def test_a_federation_learns_what_words_mean_and_tells_it(place, tmp_path, base, least):
     values = recipe(place, base, federation={"rounds": 8, "clients_per_round": 4})
-    metrics = run(values, tmp_path / "run")
-    print(json.dumps(metrics)[:1500])
+    assert run(values, tmp_path / "run")["eval"]["accuracy"] >= least
+    for words, label in (("great and fun", "good"), ("dull and terrible", "bad")):
+        told = CliRunner().invoke(app, ["classify", str(tmp_path / "run"), f"it was a {words} film"])
+        assert told.output.split() == [label]
 
 
-@pytest.mark.parametrize(
-    "task",
-    [
-        {"head": "linear"},
-        {"head": "label_words", "labels": ["bad", "good"], "words": ["terrible", "great"], "pattern": "{text} it was {mask} ."},
-    ],
-    ids=lambda task: task["head"],
-)
-def test_cohorts_and_resumed_runs_end_with_the_same_bytes(place, tmp_path, task):
-    values = recipe(place, task={"kind": "classification", **task})
+def interrupted(directory, state):
+    """Someone stops the run when the second round's checkpoint is there."""
+    save_checkpoint(directory, state)
+    if state.round == 2:
+        raise KeyboardInterrupt
+
+
+WORDS = {"labels": ["bad", "good"], "words": ["terrible", "great"], "pattern": "{text} it was {mask} ."}
+
+
+@pytest.mark.parametrize("task", [{"head": "linear"}, {"head": "label_words", **WORDS}], ids=lambda task: task["head"])
+def test_cohorts_and_resumed_runs_end_with_the_same_bytes(place, tmp_path, monkeypatch, task):
+    values = recipe(place, task={"kind": "classification", **task}, evaluation={"every": 1})
     found = []
-    for name, cohort in (("alone", 1), ("together", 3)):
-        run({**values, "runtime": {"threads": 1, "cohort": cohort}}, tmp_path / name)
+    for name, cohort in (("alone", 1), ("together", 3), ("resumed", "auto")):
+        settings = {**values, "runtime": {"threads": 1, "cohort": cohort}}
+        if name == "resumed":
+            with monkeypatch.context() as context:
+                context.setattr(fedloom.federation, "save_checkpoint", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    fedloom.run(settings, tmp_path / name)
+        run(settings, tmp_path / name, *(["--resume"] if name == "resumed" else []))
         found.append(outcome(tmp_path / name)["adapters"])
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]

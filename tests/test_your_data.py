@@ -19,7 +19,7 @@ def test_the_page_from_start_to_end(
     monkeypatch.chdir(tmp_path)
     for language, text in BLOCKS:
         if language == "yaml":
-            Path("bank.yaml").write_text(text)
+            Path(text.split()[1]).write_text(text)  # named by the comment on its first line
         elif language == "python":
             Path("snippet.py").write_text(text)
             runpy.run_path("snippet.py")
@@ -31,4 +31,6 @@ def test_the_page_from_start_to_end(
     assert re.search(r"north +2 +0 +1", printed)
     assert re.search(r"south +1 +0 +1", printed)
     assert "Dropped: 1 records, empty prompt" in printed
+    assert "Dropped: 1 records, no label" in printed
+    assert "2 classes: no 3, yes 4" in printed
     assert Path("bank-model/model.safetensors").is_file()

@@ -32,7 +32,7 @@ class RunState:
         algorithm: the server's state.
         totals: seconds (by phase), bytes and tokens so far.
         results: evaluation of each arm that has one, by name.
-        losses: of the federation's evaluations, the untuned base's first.
+        losses: of the federation's evaluations, that before the first round first.
         stop: the rule that ended the federation's rounds early, and after which round (see `fedloom.stopping`).
         events: bytes of the event log that belong to this state.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,16 +13,16 @@ from torch import Tensor
 from fedloom.aggregation import Algorithm
 from fedloom.arms import Arm
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
-from fedloom.errors import Diverged, UserError
 from fedloom.model.adapter_folder import export_adapter
+from fedloom.model.start import start_of
 from fedloom.recipe import Recipe
 from fedloom.report.cross import cross_rows
 from fedloom.report.events import EventLog
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDirectory, write_json
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.tally import Tally
-from fedloom.session import Session, check_same_base, check_same_data, describe_session
-from fedloom.stopping import settled, spent
+from fedloom.session import Session, adapter_at_start, check_same_base, check_same_data, check_same_start, first_event
+from fedloom.stopping import require_finite, settled, spent
 from fedloom.wire.encoding import in_order
 
 Listener = Callable[[dict[str, Any]], None]
@@ -50,6 +49,7 @@ def train(directory: RunDirectory, observer: Observer, opener: Opener) -> dict[s
     state = load_checkpoint(directory.path / CHECKPOINTS)
     if state is not None:
         check_same_base(directory.recipe, directory.path)
+        check_same_start(directory.recipe, directory.path)
     session, arms = opener(directory.recipe, directory.path)
     data_seconds = time.perf_counter() - began
     log = EventLog(directory.path / EVENTS)
@@ -70,6 +70,7 @@ def train(directory: RunDirectory, observer: Observer, opener: Opener) -> dict[s
                 log.append("stop", **state.stop, rounds={arm.name: arm.rounds for arm in arms})
             if state.arm + 1 == len(arms):
                 break
+            check_same_start(directory.recipe, directory.path)
             _next_arm(session, arms, state)
             _commit(directory.path, log, state)
         log.append("end", seconds=state.totals["seconds"])
@@ -116,7 +117,7 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
 
 
 def first_state(session: Session, first: Arm, data_seconds: float = 0.0) -> RunState:
-    """The state before the first round: a fresh adapter, nothing evaluated.
+    """The state before the first round: the adapter that all arms start from, nothing evaluated.
 
     Args:
         session: what the run works with.
@@ -126,7 +127,7 @@ def first_state(session: Session, first: Arm, data_seconds: float = 0.0) -> RunS
     Returns:
         Where `run_arm` goes on from.
     """
-    adapter = in_order(first.algorithm.prepared(session.grouped.initial(session.recipe.seed)))
+    adapter = in_order(first.algorithm.prepared(adapter_at_start(session)))
     totals = {"seconds": data_seconds, "bytes_up": 0, "bytes_down": 0, "tokens": 0, "rejected": 0}
     return RunState(adapter=adapter, algorithm=in_order(first.algorithm.init(adapter)), totals=totals)
 
@@ -137,18 +138,20 @@ def _broadcast(algorithm: Algorithm, state: RunState) -> dict[str, Tensor]:
 
 
 def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> RunState:
-    """The state before the first round: a fresh adapter, and the untuned base evaluated, which has none."""
+    """The state before the first round: the untuned base evaluated, and an adapter that was trained before."""
     log.truncate(0)
-    log.append("start", **describe_session(session), data_seconds=data_seconds)
-    state = first_state(session, first, data_seconds)
+    log.append("start", **first_event(session), data_seconds=data_seconds)
+    state, grouped, fresh = first_state(session, first, data_seconds), session.grouped, None
     if session.layers is not None:
-        # What single clients have measured is in the run directory.
-        log.append("layers", **{key: value for key, value in session.layers.values().items() if key != "keep_shares"})
-        state.totals["bytes_up"] += session.layers.bytes_up
-        state.totals["bytes_down"] += session.layers.bytes_down
-    began = time.perf_counter()
-    result = first.evaluate(session.grouped.untuned(state.adapter), 0)
-    _record_result(log, state, "base", result, time.perf_counter() - began)
+        log.append("layers", **session.layers.event())
+        for key in ("bytes_up", "bytes_down"):
+            state.totals[key] += getattr(session.layers, key)
+    if start_of(session.recipe.model.adapter) is not None:
+        fresh = in_order(first.algorithm.prepared(grouped.initial(session.recipe.seed)))
+    first_ones = {"base": grouped.untuned(fresh or state.adapter), **({"start": state.adapter} if fresh else {})}
+    for arm, adapter in first_ones.items():
+        began = time.perf_counter()
+        _record_result(log, state, arm, first.evaluate(adapter, 0), time.perf_counter() - began)
     return state
 
 
@@ -159,10 +162,10 @@ def _within_budget(arms: list[Arm], state: RunState | None) -> list[Arm]:
 
 
 def _next_arm(session: Session, arms: list[Arm], state: RunState) -> None:
-    """Every arm starts where the federation started, same seed, same fresh adapter, or where it ended."""
+    """Every arm starts where the federation started, same seed, same first adapter, or where it ended."""
     state.arm, state.round = state.arm + 1, 0
     if not arms[state.arm].continues:
-        state.adapter = in_order(session.grouped.initial(session.recipe.seed))
+        state.adapter = in_order(adapter_at_start(session))
     state.algorithm = in_order(arms[state.arm].algorithm.init(state.adapter))
 
 
@@ -205,24 +208,13 @@ def _record(log: EventLog, state: RunState, plan: RoundPlan, tally: Tally, secon
 
 
 def _record_result(log: EventLog, state: RunState, arm: str, result: dict[str, Any], seconds: float) -> None:
-    _require_finite(arm, state.round, result)
+    require_finite(arm, state.round, result)
     state.results[arm] = result
-    if arm in {"base", "federated"}:
-        state.losses.append(result["loss"])
+    if arm in {"base", "start", "federated"}:
+        # What rounds have to be better than is where they started.
+        state.losses = [*([] if arm == "start" else state.losses), result["loss"]]
     state.totals["seconds"] += seconds
     log.append("evaluation", arm=arm, round=state.round, seconds=seconds, result=result)
-
-
-def _require_finite(arm: str, round_number: int, result: dict[str, Any]) -> None:
-    blocks = [result, *(result.get(name, {}) for name in ("own", "unseen"))]
-    if all(math.isfinite(block.get("loss", 0.0)) for block in blocks):
-        return
-    if arm == "base":
-        raise UserError("model.base: the untuned model's loss is not a finite number", hint="check its weights")
-    raise Diverged(
-        f"round {round_number}: the {arm} adapter's test loss is not a finite number",
-        hint="lower local.learning_rate; the last good checkpoint is kept",
-    )
 
 
 def _commit(path: Path, log: EventLog, state: RunState) -> None:

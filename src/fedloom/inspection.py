@@ -25,6 +25,7 @@ from fedloom.errors import UserError, unknown_name
 from fedloom.model.adapters.registry import adapter_class
 from fedloom.model.base import load_tokenizer, pick_device, quiet_libraries, read_weights
 from fedloom.model.classes import classes_of
+from fedloom.model.start import start_of
 from fedloom.recipe import load_recipe
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, DATA, open_finished
 from fedloom.session import check_same_base, fingerprints, open_session, prepare_data
@@ -60,6 +61,10 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
         section = recipe.evaluation.model_copy(update={"split": split})
         recipe = recipe.model_copy(update={"evaluation": section})
     check_same_base(recipe, folder)
+    if start_of(recipe.model.adapter) is not None:
+        # Where training started may be gone by now.
+        adapter = recipe.model.adapter.model_copy(update={"start": None})
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"adapter": adapter})})
     session = open_session(recipe, folder)
     # As the run itself does: where clients keep a part of the adapter, each is tested with its own.
     federated, state = build_arms(session)[0], load_checkpoint(folder / CHECKPOINTS)
@@ -80,15 +85,18 @@ def generate_answer(directory: Path, prompt: str, max_new_tokens: int, with_adap
         The answer's text.
 
     Raises:
-        UserError: for an empty prompt, or a folder without a readable adapter.
+        UserError: for an empty prompt, a folder without a readable adapter, or a run that has learnt no answers.
     """
     if not prompt.strip():
         raise UserError("PROMPT: is empty")
     if max_new_tokens < 1:
         raise UserError(f"--max-new-tokens: {max_new_tokens} is not a positive number")
     folder, recipe = open_finished(directory)
-    if recipe.task.head is not None:
-        raise UserError(f"{directory}: its task is classification: fedloom classify tells a text's class")
+    if recipe.task.kind == "classification":
+        raise UserError(
+            f"{folder}: is a classification, which answers with a class and not with text",
+            hint="`fedloom classify` tells a text's class",
+        )
     quiet_libraries()
     check_same_base(recipe, folder)
     tokenizer = load_tokenizer(recipe.model)

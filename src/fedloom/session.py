@@ -26,8 +26,9 @@ from fedloom.model.classes import Classes, classes_of
 from fedloom.model.decoder_layer import frozen_layers, use_own_layers
 from fedloom.model.fingerprint import base_fingerprint
 from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
-from fedloom.model.grouped_adapter import GroupedAdapter
+from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.lanes import Lanes
+from fedloom.model.start import first_adapter, start_fingerprint, start_of
 from fedloom.model.tensor_names import check_layer_numbers, check_patterns
 from fedloom.participation import check_participation
 from fedloom.recipe import Recipe
@@ -301,6 +302,24 @@ def describe_session(session: Session) -> dict[str, Any]:
     }
 
 
+def adapter_at_start(session: Session) -> Adapter:
+    """What every arm of a run starts from; see `first_adapter`."""
+    return first_adapter(session.grouped, session.recipe.model.adapter, session.recipe.seed)
+
+
+def first_event(session: Session) -> dict[str, Any]:
+    """What a run's event log begins with: also a fingerprint of the adapter that training starts from, if there is one.
+
+    Args:
+        session: what the run works with, in the process that runs the loop: on its machine alone that adapter must be.
+
+    Returns:
+        Fields of the event.
+    """
+    facts = describe_session(session)
+    return facts | {FINGERPRINTS: facts[FINGERPRINTS] | start_fingerprint(session.recipe.model.adapter)}
+
+
 def check_same_base(recipe: Recipe, directory: Path) -> None:
     """Check that the base model is the one that the run began with.
 
@@ -315,6 +334,24 @@ def check_same_base(recipe: Recipe, directory: Path) -> None:
         raise UserError(
             f"model.base: {recipe.model.base!r} is not the model that the run in {directory} began with: "
             "its weights or config.json have changed",
+            hint="put the former files back, or begin anew in a new folder",
+        )
+
+
+def check_same_start(recipe: Recipe, directory: Path) -> None:
+    """Check that the adapter that training starts from is the one that the run began with.
+
+    Args:
+        recipe: the run.
+        directory: the run directory.
+
+    Raises:
+        UserError: where its files have changed, or are gone.
+    """
+    if start_fingerprint(recipe.model.adapter).get("start") != fingerprints(directory).get("start"):
+        raise UserError(
+            f"model.adapter.start: {str(start_of(recipe.model.adapter))!r} is not the adapter that the run in "
+            f"{directory} began with: its files have changed",
             hint="put the former files back, or begin anew in a new folder",
         )
 
@@ -337,13 +374,13 @@ def check_same_data(data: FederatedData, directory: Path) -> None:
 
 
 def fingerprints(directory: Path) -> dict[str, str]:
-    """The fingerprints of the base and the data that a run began with.
+    """The fingerprints of the base, the data and the adapter to start from that a run began with.
 
     Args:
         directory: the run directory.
 
     Returns:
-        Under "base" and "data".
+        Under "base" and "data", and "start" where the recipe names one.
 
     Raises:
         UserError: where the run noted none.

@@ -1,10 +1,12 @@
-"""When a federation ends before its last planned round: the rules of federation.stop, as pure functions."""
+"""When a run ends before its last planned round: the rules of federation.stop, and numbers that are none."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedloom.errors import Diverged, UserError
 from fedloom.recipe.stop_schema import StopConfig
 
 # The rule that holds, what it says and what was reached: as the event log and metrics.json tell it.
@@ -41,7 +43,7 @@ def settled(rules: StopConfig | None, result: Mapping[str, Any], losses: Sequenc
     Args:
         rules: the recipe's, None where it has none.
         result: of the evaluation.
-        losses: of all evaluations, the untuned base's first and this one last.
+        losses: of all evaluations, that before the first round first and this one last.
 
     Returns:
         rule, limit and reached (target also its measure, patience the best loss); None while neither holds.
@@ -57,3 +59,26 @@ def settled(rules: StopConfig | None, result: Mapping[str, Any], losses: Sequenc
     if rules.patience is not None and waited >= rules.patience:
         return {"rule": "patience", "limit": rules.patience, "reached": waited, "best": min(losses)}
     return None
+
+
+def require_finite(arm: str, round_number: int, result: dict[str, Any]) -> None:
+    """End a run whose losses have left the numbers.
+
+    Args:
+        arm: that was evaluated.
+        round_number: after so many rounds.
+        result: of the evaluation.
+
+    Raises:
+        UserError: where the base model itself is at fault.
+        Diverged: where training is.
+    """
+    blocks = [result, *(result.get(name, {}) for name in ("own", "unseen"))]
+    if all(math.isfinite(block.get("loss", 0.0)) for block in blocks):
+        return
+    if arm == "base":
+        raise UserError("model.base: the untuned model's loss is not a finite number", hint="check its weights")
+    raise Diverged(
+        f"round {round_number}: the {arm} adapter's test loss is not a finite number",
+        hint="lower local.learning_rate; the last good checkpoint is kept",
+    )

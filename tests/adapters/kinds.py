@@ -15,6 +15,7 @@ SECTIONS: dict[str, tuple[Values, float]] = {
     "ia3": ({"kind": "ia3"}, 3e-2),
     "bitfit": ({"kind": "bitfit"}, 2e-2),
     "bottleneck": ({"kind": "bottleneck", "size": 8, "after_attention": True, "activation": "gelu"}, 3e-3),
+    "sparse": ({"kind": "sparse", "share": 0.05}, 1e-2),
     "full": ({"kind": "full"}, 1e-3),
     "prompt_tuning": ({"kind": "prompt_tuning", "virtual_tokens": 6}, 1e-1),
     "p_tuning": ({"kind": "p_tuning", "virtual_tokens": 6, "hidden_size": 24}, 1e-2),

@@ -46,7 +46,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def wrapped(folder: Path, kind: str) -> tuple[ModelConfig, Any, Any]:
     """A model with a kind of adapter on all of its layers that can have one."""
     section = dict(SECTIONS[kind][0])
-    if kind in {"lora", "rslora", "dora", "ia3", "bitfit"}:
+    if kind in {"lora", "rslora", "dora", "ia3", "bitfit", "sparse"}:
         section["targets"] = "all-linear"
     if kind == "ia3":
         section["feedforward"] = [FEEDFORWARD[folder.name]]

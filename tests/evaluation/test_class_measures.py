@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fedloom.evaluation.class_measures import confusion_counts, macro_f1, matthews_correlation
 from fedloom.evaluation.score_summary import ScoreSummary
 from fedloom.evaluation.scoring import Scores
+from fedloom.report.progress import closing_table
 from fedloom.report.results import average_results, columns, score
 
 
@@ -100,3 +101,16 @@ def test_reports_have_a_column_for_each() -> None:
     assert mean["matthews"] == mean["own"]["matthews"] == pytest.approx(0.7)
     assert score(mean).text("matthews") == "0.700 ± 0.141"
     assert score(mean).text("macro_f1") == "80.0 ± 0.0 %"
+
+
+def test_the_terminal_shows_what_fits() -> None:
+    block = {"loss": 0.5, "accuracy": 0.9, "macro_f1": 0.8, "matthews": 0.7}
+
+    def headings(**blocks: dict[str, float]) -> list[str]:
+        table = closing_table({"eval": {**block, **blocks}})
+        return [str(column.header).replace("\n", " ") for column in table.columns[1:]]
+
+    assert headings() == ["accuracy", "macro F1", "Matthews", "loss"]
+    assert headings(**{"own": block, "global": block}) == [
+        "own mixture accuracy", "own mixture macro F1", "global test accuracy", "global test macro F1",
+    ]  # fmt: skip

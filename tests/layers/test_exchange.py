@@ -118,26 +118,6 @@ def test_a_clients_private_layers_begin_where_it_left_them(source: Path, tmp_pat
         assert all(torch.equal(found[name], value) for name, value in left[client].items())
 
 
-@pytest.mark.parametrize("sparse", [None, {"share": 0.4, "examples": 4}], ids=["whole", "sparse"])
-def test_cohorts_do_not_show(sparse: Values | None, source: Path, tmp_path: Path) -> None:
-    """Each client alone, or five in a pass: the same choice, the same updates, the same states, to the bit."""
-    found = []
-    for cohort in (1, 8):
-        values = settings(source, {"number": 3}, sparse)
-        values["runtime"] = {"threads": 1, "cohort": cohort}
-        session, arm = opened(values, tmp_path / str(cohort))
-        state = first_state(session, arm)
-        assert session.layers is not None
-        plan = arm.plan(1, state.algorithm)
-        updates = list(session.runtime.train(plan, state.adapter, arm.algorithm))
-        states = [session.store.load("federated", client, 2) or {} for client in plan.clients]
-        found.append((session.layers.importances, [update.delta for update in updates], states))
-    assert found[0][0] == found[1][0]
-    for one, other in zip(found[0][1] + found[0][2], found[1][1] + found[1][2], strict=True):
-        assert one.keys() == other.keys()
-        assert all(torch.equal(value, other[name]) for name, value in one.items())
-
-
 def test_what_roberta_large_would_send() -> None:
     """4 bytes an entry of 12 of 24 layers, tensors alone: each message has a safetensors header besides."""
     with torch.device("meta"):

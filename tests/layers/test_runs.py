@@ -15,7 +15,7 @@ from fedloom.report.events import read_events
 from tests.layers.federations import Values, settings
 from tests.processes import carry_out
 
-NEUTRAL = "--set federation.layers.share=1 --set local.sparse.share=1"
+NEUTRAL = "--set federation.layers.share=1 --set local.sparse.share=1 --set local.curriculum.start=1"
 
 
 def written(folder: Path, values: Values) -> None:
@@ -57,6 +57,8 @@ def test_what_a_run_leaves(source: Path, tmp_path: Path) -> None:
     for key in ("bytes_up", "bytes_down"):
         assert result.metrics[key] == choice[key] + sum(event[key] for event in rounds)
         assert choice[key] > 0
+    chosen = ", ".join(map(str, choice["chosen"]))
+    assert f"{chosen} of 3" in (tmp_path / "run" / "report.html").read_text()
     # What is exported is what clients share: B of the other layer is zero.
     exported = safetensors.torch.load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     for name, value in exported.items():

@@ -1,5 +1,6 @@
 """Fisher information of an adapter, example by example: against plain torch, one example at a time."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,10 +13,14 @@ from fedloom.model.adapter_products import squared_product
 from fedloom.model.adapters.lora import _GroupedLinear
 from fedloom.model.adapters.registry import build_adapter
 from fedloom.model.base import POCKET, load_base
+from fedloom.model.classes import Classes
 from fedloom.model.decoder_layer import use_own_layers
+from fedloom.model.packing import Example
 from fedloom.recipe import load_recipe
+from fedloom.recipe.model_schema import ModelConfig
 from fedloom.session import open_data
-from fedloom.training.fisher import fisher_diagonal, fisher_traces
+from fedloom.training.fisher import fisher_diagonal, fisher_traces, summed_means
+from tests.encoders import tiny_bert
 from tests.federated_runs import recipe, write_examples
 
 TOLERANCE = 1e-5
@@ -120,6 +125,29 @@ def test_fresh_lora_has_its_information_in_b_alone(lora, examples):
     diagonal = fisher_diagonal(model, grouped, grouped.initial(0), examples, range(4))
     views = grouped.split(diagonal[None])
     assert all(bool((view > 0).any()) == (".lora_B." in name) for name, view in views.items())
+
+
+def test_an_encoders_traces_leave_its_trained_head_out(tmp_path):
+    torch.set_num_threads(1)
+    classes = Classes("linear", 3)
+    config = ModelConfig(base=str(tiny_bert(tmp_path / "bert")), dtype="float32", adapter={"targets": "all-linear"})
+    model = load_base(config, CPU, classes)
+    grouped = build_adapter(model, config.adapter, classes)
+    draw = np.random.default_rng(0)
+    members = [
+        Example(draw.integers(5, 96, length), np.zeros(length, dtype=bool), label=number % 3)
+        for number, length in enumerate((5, 33, 2, 18))
+    ]
+    adapter = trained_adapter(grouped)
+    grouped.load([adapter] * len(members))
+    grouped.backward(summed_means(model, grouped, [[member] for member in members]))
+    views = grouped.split(grouped.gradients.double().square())
+    assert grouped.head_names
+    assert all(views[name].any() for name in grouped.head_names)
+    expected = sum(view.flatten(1).sum(1) for name, view in views.items() if name not in grouped.head_names)
+    squares = grouped.load_squares(adapter, len(members))
+    loss = summed_means(model, grouped, [[member] for member in members])
+    assert torch.autograd.grad(loss, squares)[0].numpy() == pytest.approx(expected.numpy(), rel=TOLERANCE)
 
 
 # (W0 + B A) x, four examples of two classes.

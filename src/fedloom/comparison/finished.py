@@ -11,7 +11,7 @@ from fedloom.report.events import Event
 from fedloom.report.record import Run, read_record
 from fedloom.report.results import MEASURES
 
-BASE = "base"
+BASE, START = "base", "start"
 
 
 def read_run(cell: Cell) -> dict[str, Any]:
@@ -54,8 +54,8 @@ def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _curve(run: Run, arm: str) -> dict[str, Any]:
-    """Evaluations by round; the untuned base is round 0."""
-    results = {**run.evaluations(BASE), **run.evaluations(arm)}
+    """Evaluations by round; the untuned base is round 0, or the adapter that training started from."""
+    results = {**run.evaluations(BASE), **run.evaluations(START), **run.evaluations(arm)}
     accuracy = [result.get("accuracy") for result in results.values()]
     return {
         "round": list(results),

@@ -1,4 +1,4 @@
-"""Whether the base model and the data are still those a comparison began with: else its cells compare nothing."""
+"""Whether bases, data and adapters to start from are those a comparison began with: else its cells compare nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from fedloom.comparison.workshop import Workshop
 from fedloom.errors import UserError
 from fedloom.model.fingerprint import base_fingerprint
+from fedloom.model.start import start_fingerprint, start_of
 from fedloom.recipe import Recipe
 from fedloom.run_directory import write_json
 
@@ -26,22 +27,31 @@ def check_same_files(folder: Path, workshop: Workshop, recipes: Iterable[Recipe]
         recipes: of all runs, with their seeds.
 
     Raises:
-        UserError: where a base model's files, a source, a template or a tokenizer have changed.
+        UserError: where a base model's files, an adapter to start from, a source, a template or a tokenizer have
+            changed.
     """
     bases: dict[str, str] = {}
+    starts: dict[str, str] = {}
     data: set[str] = set()
     for recipe in recipes:
         if recipe.model.base not in bases:
             bases[recipe.model.base] = base_fingerprint(recipe.model)
         data.add(workshop.data(recipe).fingerprint)
-    found = {"base": bases, "data": sorted(data)}
+        for fingerprint in start_fingerprint(recipe.model.adapter).values():
+            starts[str(start_of(recipe.model.adapter))] = fingerprint
+    found = {"base": bases, "data": sorted(data), **({"start": starts} if starts else {})}
     file = folder / FINGERPRINTS
     if not file.exists():
         write_json(file, found)
         return
     stored = json.loads(file.read_text(encoding="utf-8"))
-    for part, told in (("base", "model.base: the files"), ("data", "data: a source, the template or the tokenizer")):
-        if stored[part] != found[part]:
+    parts = {
+        "base": "model.base: the files",
+        "data": "data: a source, the template or the tokenizer",
+        "start": "model.adapter.start: the files",
+    }
+    for part, told in parts.items():
+        if stored.get(part) != found.get(part):
             raise UserError(
                 f"--resume: {told} changed since the comparison in {folder} began, so its runs can't be compared",
                 hint="put the former files back, or begin anew in a new folder",

@@ -15,6 +15,7 @@ from fedloom.comparison.plan import FEDERATED
 from fedloom.data.federated import FederatedData
 from fedloom.model.base import pick_device
 from fedloom.model.classes import classes_of
+from fedloom.model.start import start_of
 from fedloom.recipe import Recipe
 from fedloom.run_directory import DATA, LAYERS, write_json
 from fedloom.runtime.cohort_size import GIB, memory_budget
@@ -111,7 +112,9 @@ class Workshop:
         """The base model with the recipe's adapters around it; of another model section, the one before is let go."""
         changes_base = algorithm_class(recipe.federation.algorithm.name).changes_base
         classes = classes_of(recipe.task, data.labels, data.label_words)
-        key = (_text(recipe.model), _text(recipe.runtime), str(changes_base), str(classes))
+        # Where training starts from is no part of what is loaded.
+        model = recipe.model.model_dump_json(exclude={"adapter": {"start"}})
+        key = (model, _text(recipe.runtime), str(changes_base), str(classes))
         # What lies below the lowest adapter is kept by example, and examples belong to their data.
         if self._model_key not in {key, (*key, data.fingerprint)}:
             self._model = None
@@ -126,7 +129,9 @@ class Workshop:
         assert layers is not None
         # What clients train before they measure is the local section's.
         facts = _text(layers) if layers.warmup_steps is None else _text(layers, recipe.local)
-        key = " ".join([*self._model_key, session.data.fingerprint, str(recipe.seed), facts])
+        # Runs that start from different adapters share a base, but measure under what they start from.
+        start = str(start_of(recipe.model.adapter))
+        key = " ".join([*self._model_key, start, session.data.fingerprint, str(recipe.seed), facts])
         if key in self._choices and not (path / LAYERS).exists():
             write_json(path / LAYERS, self._choices[key].values())
         self._choices[key] = shared_layers(session, path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -90,7 +90,7 @@ class TextTokenizer:
             return self._pattern.parts
         if text.pair is None:
             return self._alone
-        return self._pair if self._pair is not None else ["{text}", "\n", "{pair}"]
+        return self._pair if self._pair is not None else ["{text}", "\n{pair}"]
 
     def _written(self, examples: Sequence[tuple[list[str], LabelledText]]) -> list[list[Piece]]:
         """Write texts among words, all of which are tokenised each by itself."""
@@ -98,8 +98,8 @@ class TextTokenizer:
         causal = self._pattern is not None and self._pattern.mask is None
         segments = []
         for parts, text in examples:
-            words = {"{text}": self._control.mark(text.text), "{pair}": self._control.mark(text.pair or "")}
-            segments.append([Segment(words.get(part, part), False) for part in parts if part != "{mask}"])
+            held = {"{text}": self._control.mark(text.text), "{pair}": self._control.mark(text.pair or "")}
+            segments.append([Segment(_filled(part, held), False) for part in parts if part != "{mask}"])
         found = []
         for (parts, _), pieces in zip(examples, self._segments(segments), strict=True):
             # The first piece has the opening tokens, which are never cut.
@@ -107,7 +107,7 @@ class TextTokenizer:
             laid_out = [_plain(opening)]
             for part in parts:
                 if part != "{mask}":
-                    laid_out.append(_plain(next(rest), is_text=part in ("{text}", "{pair}")))
+                    laid_out.append(_plain(next(rest), is_text=part.endswith(("{text}", "{pair}"))))
                 elif not causal:
                     assert self._pattern is not None
                     assert self._pattern.mask is not None
@@ -194,6 +194,12 @@ def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
 
 def _texts(text: LabelledText) -> list[str]:
     return [text.text] if text.pair is None else [text.text, text.pair]
+
+
+def _filled(part: str, texts: Mapping[str, str]) -> str:
+    """A part of a pattern with its text, if it is the place of one."""
+    name = part.lstrip()
+    return part[: len(part) - len(name)] + texts[name] if name in texts else part
 
 
 def _plain(ids: list[int], is_text: bool = False, is_mask: bool = False) -> Piece:

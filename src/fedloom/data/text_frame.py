@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 # Stands for a record's text where only the words around it matter.
 _STAND_IN = "x"
-_SLOT = re.compile(r"(\{text\}|\{pair\}|\{mask\})")
+# White space belongs to what follows it, as most tokenizers have it: " good" is one token.
+_SLOT = re.compile(r"(\s*(?:\{text\}|\{pair\}|\{mask\}))")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Pattern:
     """The words around texts, and where among them a model is asked for the label's word.
 
     Args:
-        parts: words and the names {text}, {pair} and {mask}, in order; white space before {mask} is the word's.
+        parts: words and the names {text}, {pair} and {mask}, in order, the names of texts with the white space before
+            them; that before {mask} is the word's.
         mask: the token that stands for {mask}; None for causal models, whose next token is asked for.
         before_word: what stands before the word, with a stand-in for texts.
         gap: the white space between them.

@@ -194,4 +194,5 @@ def squared_product(left: Tensor, right: Tensor) -> Tensor:
     tokens, (m, n) = len(left), (left.shape[1], right.shape[1])
     if tokens * (m + n) < m * n:
         return ((left @ left.t()) * (right @ right.t())).sum(dtype=torch.float64)
-    return torch.linalg.vector_norm(left.t() @ right, dtype=torch.float64).square()
+    norm: Tensor = torch.linalg.vector_norm(left.t() @ right, dtype=torch.float64)
+    return norm.square()

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from fedloom.errors import UserError, nearest
@@ -184,9 +190,20 @@ def architecture(config: ModelConfig, head: str | None) -> Any:
         One of its auto classes.
 
     Raises:
-        UserError: where the tokenizer, which decides on it, can't be loaded.
+        UserError: where the tokenizer, which decides on it, can't be loaded, or has a mask token for nothing.
     """
-    return model_class(head, head == "label_words" and load_tokenizer(config).mask_token_id is not None)
+    if head != "label_words":
+        return model_class(head, False)
+    has_mask = load_tokenizer(config).mask_token_id is not None
+    with loading(config, "config.json"):
+        settings = AutoConfig.from_pretrained(resolve_base(config.base))
+    if has_mask and type(settings) not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise UserError(
+            f"model.base: {config.base!r} has a mask token, but transformers has no model for masked words of its "
+            f"architecture, {settings.model_type}: task.head label_words can't be used",
+            hint="set task.head: linear",
+        )
+    return model_class(head, has_mask)
 
 
 def read_weights(config: ModelConfig, device: torch.device, classes: Classes | None = None, **options: Any) -> Any:

@@ -9,12 +9,13 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from fedloom.errors import UserError
-from fedloom.model.adapters.registry import adapter_layout
+from fedloom.model.adapters.registry import adapter_class, adapter_layout
 from fedloom.model.base import architecture, loading, resolve_base
 from fedloom.model.checkpointing import decoder_layers
 from fedloom.model.classes import first_position, is_causal
 from fedloom.model.decoder_layer import frozen_layers
 from fedloom.model.grouped_adapter import Layout
+from fedloom.model.start import check_start
 from fedloom.recipe.adapter_schema import VirtualTokensConfig
 from fedloom.recipe.model_schema import ModelConfig
 from fedloom.recipe.schema import RuntimeConfig
@@ -33,7 +34,8 @@ def check_model(config: ModelConfig, runtime: RuntimeConfig, task: TaskConfig | 
         What an adapter consists of.
 
     Raises:
-        UserError: an unknown architecture, targets that the model does not have, or options without effect on it.
+        UserError: an unknown architecture, targets that the model does not have, a start that is no such adapter, or
+            options without effect on it.
     """
     model = _on_meta(config, task)
     if (task is None or task.head is None) and not is_causal(model):
@@ -42,7 +44,14 @@ def check_model(config: ModelConfig, runtime: RuntimeConfig, task: TaskConfig | 
             hint="set task.kind: classification, or give a causal language model",
         )
     layout = adapter_layout(model, config.adapter)
+    check_start(config.adapter, layout, adapter_class(config.adapter.kind).shapes_of_head(model))
     if config.quantization is not None:
+        if task is not None and task.head is not None:
+            raise UserError(
+                f"model.quantization: {config.quantization} is not there yet for task.kind classification: nobody has "
+                "tested it on a model with a head of its own",
+                hint="leave it out: encoders are small",
+            )
         _check_quantization(config)
     if runtime.prefix_cache_gb is not None and frozen_layers(model, layout.layers) == 0:
         raise UserError(

@@ -322,7 +322,7 @@ def use_own_layers(model: PreTrainedModel, grouped: GroupedAdapter[Any]) -> None
     for layer in layers:
         # The instance's forward hides the class's: names, weights and hooks of the model stay as they were.
         layer.forward = DecoderLayer(layer, grouped, last=layer is layers[-1]).__call__
-    grouped.own_layers = True
+    grouped.own_layers = grouped.last_at_labels = True
 
 
 def frozen_layers(model: PreTrainedModel, targets: Sequence[str]) -> int:

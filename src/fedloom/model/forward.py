@@ -156,7 +156,7 @@ def _rows_at_labels(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch:
         base = grouped.frozen_prefix.upper
         del arguments["input_ids"]
         arguments["inputs_embeds"] = grouped.frozen_prefix.inputs(batch)
-    if grouped.own_layers:
+    if grouped.last_at_labels:
         starts = (0, *batch.label_counts.cumsum(0).tolist())
         hidden = base(**arguments, packed_labels=LabelRows(positions, starts)).last_hidden_state[0]
     else:

@@ -99,6 +99,8 @@ class GroupedAdapter(Generic[KindConfig]):
         self.plain_head = head_is_plain(model)
         # Whether the decoder layers are computed by `decoder_layer`; see `use_own_layers`.
         self.own_layers = False
+        # Whether the last layer, given labelled rows, goes on with them only; see also `encoder_layer`.
+        self.last_at_labels = False
         # What runs the layers below the lowest changed one, where there are any; see `frozen_prefix`.
         self.frozen_prefix: FrozenPrefix | None = None
         # Whether layers keep their inputs only; see `checkpointing`.

@@ -248,8 +248,8 @@ class _Parts:
         if self.virtual and others:
             add_shared(others, 0)
         for place, example in enumerate(examples):
-            prompt, start = shared_by.get(place, (-1, 0))
-            found.append(self._own(place, example, start, prompt, 0))
+            before, start = shared_by.get(place, (-1, 0))
+            found.append(self._own(place, example, start, before, 0))
         return found
 
     def _own(self, place: int, example: Example, start: int, prompt: int, virtual: int) -> _Sequence:

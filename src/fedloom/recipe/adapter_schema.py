@@ -32,7 +32,17 @@ class AdapterKind(Config):
     kind: str
 
 
-class InLayers(AdapterKind):
+class Startable(AdapterKind):
+    """A kind whose first adapter need not be drawn: it can be one that was trained before."""
+
+    start: str | None = Field(
+        None,
+        description="A folder with an adapter that training starts from, of this kind, rank and targets: a run's "
+        "`adapter`, or PEFT's. For lora and rslora also one of kind sparse. Default: a fresh one.",
+    )
+
+
+class InLayers(Startable):
     """A kind that lives in decoder layers."""
 
     layers: list[Annotated[int, Field(ge=0)]] | None = Field(
@@ -94,6 +104,15 @@ class LowRank(OnLinearLayers):
             if named.count(client) > 1:
                 raise ValueError(f"{client!r} is named twice: a client has one rank")
         return rank
+
+    @model_validator(mode="after")
+    def _start_of_one_rank(self) -> LowRank:
+        if self.start is not None and not isinstance(self.rank, int):
+            raise ValueError(
+                "start: needs one rank for all clients: the first rows of trained factors, which clients of lower "
+                "ranks would be sent, are no approximation of the adapter"
+            )
+        return self
 
 
 class LoraConfig(LowRank):
@@ -170,13 +189,21 @@ class BottleneckConfig(InLayers):
     )
 
 
+class SparseConfig(OnLinearLayers):
+    """A few entries of each weight, drawn before training (the first stage of SLoRA, arXiv 2308.06522)."""
+
+    kind: Literal["sparse"] = Field("sparse", description="Changes of a drawn share of the entries of weights.")
+    share: float = Field(0.01, gt=0, le=1, description="Of each target's entries, how many are trained.")
+    mask_seed: int = Field(0, ge=0, description="Which entries: drawn with it, so that positions need not be sent.")
+
+
 class FullConfig(AdapterKind):
     """Full fine-tuning: every parameter of the base model is trained, in fp32."""
 
     kind: Literal["full"] = Field("full", description="The whole model, one client after another.")
 
 
-class VirtualTokensConfig(AdapterKind):
+class VirtualTokensConfig(Startable):
     """Something trained that takes the places of tokens before the text; it counts against the model's positions."""
 
     virtual_tokens: PositiveInt = Field(20, description="Places before the text.")
@@ -208,6 +235,7 @@ AdapterConfig = Annotated[
     | Ia3Config
     | BitFitConfig
     | BottleneckConfig
+    | SparseConfig
     | FullConfig
     | PromptTuningConfig
     | PTuningConfig

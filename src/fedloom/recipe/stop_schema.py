@@ -44,8 +44,8 @@ class StopConfig(Config):
     target: TargetConfig | None = Field(None, description="A result, looked at in every evaluation.")
     patience: PositiveInt | None = Field(
         None,
-        description="So many evaluations in a row without a lower loss than the best so far, the untuned base's "
-        "included.",
+        description="So many evaluations in a row without a lower loss than the best so far, that before the first "
+        "round included: the untuned base's, or that of model.adapter.start.",
     )
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ def cross_rows(results: Mapping[str, Result]) -> list[Row]:
     rows: list[Row] = []
     for arm in (arm for arm in ARMS if arm in results):
         result = results[arm]
-        cross = result.get("cross", {}) if arm != "base" else {}
+        cross = result.get("cross", {}) if arm not in {"base", "start"} else {}
         # A personalised algorithm has both: what it shares, and what clients keep for themselves.
         if not cross or "personal" in result:
             rows.append({"arm": arm, "client": None, "on": _numbers(result["clients"])})

@@ -45,6 +45,7 @@ class Series:
 
 ARM_SERIES = {
     "base": Series("base", "#848f9c", "#7d8998"),
+    "start": Series("start", "#4d5a2e", "#b3c27f"),
     "local": Series("local", "#d2760f", "#f0a040"),
     "federated": Series("federated", "#1f5fd0", "#6ea0ff"),
     "personal": Series("personal", "#c2347f", "#f07ab5"),

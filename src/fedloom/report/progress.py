@@ -68,7 +68,10 @@ class Progress:
             self._console.print(
                 f"adapter {event['adapter']}: clients train one after another", highlight=False, soft_wrap=True
             )
-        if event["event"] in ("round", "baseline_round"):
+        if event["event"] == "layers":
+            chosen = ", ".join(map(str, event["chosen"]))
+            self._console.print(f"shared layers: {chosen} of {len(event['layers'])}", highlight=False, soft_wrap=True)
+        elif event["event"] in ("round", "baseline_round"):
             self._round(event.get("arm", "federated"), event)
         elif event["event"] == "stop":
             self._plan = dict(event["rounds"])
@@ -137,12 +140,17 @@ def closing_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def _compact(shown: Sequence[Column], most: int) -> list[Column]:
-    """Leave out what stands beside an accuracy, the last test sets first, so that the table fits 80 characters."""
+    """Leave out what stands beside an accuracy, so that the table fits 80 characters.
+
+    Losses go first, those of the last test sets before others; then one measure of classes after another.
+    """
     kept = list(shown)
-    for left_out in ("loss", *reversed(CLASS_MEASURES)):
-        for test_set, measure in reversed(shown):
-            if len(kept) > most and measure == left_out and (test_set, "accuracy") in shown:
-                kept.remove((test_set, measure))
+    for test_set, measure in reversed(shown):
+        if len(kept) > most and measure == "loss" and (test_set, "accuracy") in shown:
+            kept.remove((test_set, measure))
+    for left_out in reversed(CLASS_MEASURES):
+        if len(kept) > most:
+            kept = [(test_set, measure) for test_set, measure in kept if measure != left_out]
     return kept
 
 

@@ -1,4 +1,4 @@
-"""Reading results: the four arms of an experiment, the test sets they were scored on, means over seeds."""
+"""Reading results: the arms of an experiment, the test sets they were scored on, means over seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedloom.report.units import score_text
 Result = Mapping[str, Any]
 Column = tuple[str | None, str]  # test set (None: the top-level numbers) and measure
 
-ARMS = ("base", "local", "federated", "fine_tuned", "centralized")
+ARMS = ("base", "start", "local", "federated", "fine_tuned", "centralized")
 TEST_SETS = {
     "own": "own mixture",
     "personal": "own mixture, personal adapters",

@@ -17,6 +17,7 @@ from fedloom.statistics import Interval, student_interval
 
 NAMES = {
     "base": "Base model",
+    "start": "Start",
     "local": "Each client alone",
     "federated": "Federated",
     "personal": "Federated, personal adapters",
@@ -25,6 +26,7 @@ NAMES = {
 }
 MEANINGS = {
     "base": "before any fine-tuning",
+    "start": "the adapter that all of this run's training started from",
     "local": "trained on one client's data only, mean over clients",
     "federated": "trained together, data stays with its owner",
     "fine_tuned": "every client goes on from the federation's adapter, mean over clients",
@@ -105,6 +107,11 @@ def facts(record: Record) -> list[tuple[str, str]]:
     if parameters.get("trainable") is not None and parameters.get("base"):
         share = 100 * parameters["trainable"] / parameters["base"]
         found.append(("trained parameters", f"{units.count_text(parameters['trainable'])} ({share:.2g} %)"))
+    chosen = [event for run in record.runs for event in run.events if event["event"] == "layers"]
+    if chosen:
+        # Of several seeds each chooses its own.
+        shared = " · ".join(dict.fromkeys(", ".join(map(str, event["chosen"])) for event in chosen))
+        found.append(("shared layers", f"{shared} of {len(chosen[0]['layers'])}"))
     seconds = run_seconds(record)
     if seconds is not None:
         found.append(("time" if record.finished else "time so far", units.seconds_text(seconds)))

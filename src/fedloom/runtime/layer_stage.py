@@ -15,6 +15,7 @@ from fedloom.model.grouped_adapter import Adapter
 from fedloom.model.layer_probe import probed
 from fedloom.model.packing import Example
 from fedloom.model.ranks import cut_to_rank, pad_to_layout
+from fedloom.model.start import first_adapter
 from fedloom.model.tensor_names import adapted_layers, names_in_layers
 from fedloom.randomness import numpy_generator
 from fedloom.recipe.layers_schema import LayersConfig
@@ -25,6 +26,7 @@ from fedloom.training.cohort import train_cohort
 from fedloom.training.layer_choice import LayerChoice, choose, number_of_layers, relative_changes, weighted_mean
 from fedloom.training.layer_scores import output_movements
 from fedloom.training.optimizers import local_optimizer
+from fedloom.training.spectrum import adapter_spectrum, lossless_share_of_density
 from fedloom.wire.encoding import encode
 
 # Examples of several clients share a pass.
@@ -60,7 +62,7 @@ def choose_layers(runtime: InProcessRuntime, config: LayersConfig, clients: Sequ
     layers = adapted_layers(grouped.shapes)
     if config.all_layers:
         return LayerChoice(layers, layers)
-    fresh = grouped.initial(seed)
+    fresh = first_adapter(grouped, runtime.recipe.model.adapter, seed)
     weights = [float(len(runtime.train_examples(client))) for client in clients]
     scores: list[list[float]] | None = None
     keep_shares: dict[str, float] = {}
@@ -187,7 +189,14 @@ def _warmed(
 
 
 def _keep_share(runtime: InProcessRuntime, config: LayersConfig, work: ClientWork, adapter: Adapter) -> float:
-    raise NotImplementedError
+    """The share of directions that matter to a client, from the spectrum of its loss where it has arrived."""
+    assert config.examples is not None
+    seed = runtime.recipe.seed
+    indices = measured_on(len(work.examples), config.examples, seed, work.client)
+    values, weights = adapter_spectrum(
+        runtime.model, runtime.grouped, adapter, work.examples, indices, seed=seed, client=work.client
+    )
+    return lossless_share_of_density(values, weights)
 
 
 def _arrays(adapter: Adapter) -> dict[str, Any]:

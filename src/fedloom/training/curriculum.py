@@ -39,7 +39,7 @@ def share_used(pace: str, start: float, full_after: float, round_number: int, ro
     if pace == "sqrt":
         return min(1.0, math.sqrt(start**2 + (1 - start**2) * progress))
     if pace == "exp":
-        return min(1.0, start * (1 / start) ** progress)
+        return min(1.0, start * math.pow(1 / start, progress))
     return min(1.0, start + (1 - start) * progress)
 
 

@@ -19,6 +19,7 @@ from fedloom.data.shards import ExampleSet
 from fedloom.model.example_sets import examples_at
 from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import GroupedAdapter
+from fedloom.model.packing import Example
 
 # A longer pass gains nothing on a CPU; see `cohort`.
 TOKENS = 4096
@@ -95,7 +96,8 @@ def _squares(
     traces = np.zeros(len(indices))
     for members in passes(examples.lengths[np.asarray(indices)], len(indices)):
         squares = grouped.load_squares(adapter, len(members))
-        loss = _summed_means(model, grouped, examples, [int(indices[place]) for place in members])
+        chosen = examples_at(examples, (int(indices[place]) for place in members))
+        loss = summed_means(model, grouped, [[example] for example in chosen])
         traces[members.start : members.stop] = torch.autograd.grad(loss, squares)[0].cpu().numpy()
     return traces
 
@@ -110,20 +112,27 @@ def _gradients(
     """Yield where a pass begins among the indices, and its examples' gradients of the mean loss, fp32 [groups, all]."""
     most = max(1, ENTRIES // grouped.size) if grouped.cohorts else 1
     for members in passes(examples.lengths[np.asarray(indices)], most):
-        chosen = [int(indices[place]) for place in members]
+        chosen = examples_at(examples, (int(indices[place]) for place in members))
         grouped.load([adapter] * len(chosen))
-        grouped.backward(_summed_means(model, grouped, examples, chosen))
+        grouped.backward(summed_means(model, grouped, [[example] for example in chosen]))
         yield members.start, grouped.gradients
 
 
-def _summed_means(
-    model: PreTrainedModel, grouped: GroupedAdapter[Any], examples: ExampleSet, chosen: Sequence[int]
-) -> Tensor:
-    """The sum over examples, each of them a group, of the mean loss of an example's labels."""
-    groups = [[example] for example in examples_at(examples, chosen)]
+def summed_means(model: PreTrainedModel, grouped: GroupedAdapter[Any], groups: Sequence[Sequence[Example]]) -> Tensor:
+    """The sum over examples of the mean loss of an example's labels, under what is loaded.
+
+    Args:
+        model: the frozen base.
+        grouped: the adapters.
+        groups: for each group its examples.
+
+    Returns:
+        A scalar in nats, to be differentiated.
+    """
     batch = pack_groups(grouped, groups, share_prompts=False)
     losses = label_losses(model, grouped, batch)
-    return (losses / batch.label_counts.to(losses.dtype)[batch.label_groups]).sum()
+    counts = torch.bincount(batch.label_examples).to(losses.dtype)
+    return (losses / counts[batch.label_examples]).sum()
 
 
 def passes(lengths: np.ndarray, most: int) -> Iterator[range]:

@@ -49,6 +49,10 @@ class LayerChoice:
         """All of it as JSON can hold it."""
         return asdict(self)
 
+    def event(self) -> dict[str, Any]:
+        """What the event log tells: not what single clients have measured, which the run directory holds."""
+        return {key: value for key, value in self.values().items() if key != "keep_shares"}
+
 
 def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
     """The mean of clients' values, weighted by their examples: exact sums, so that no order shows.

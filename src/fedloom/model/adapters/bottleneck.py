@@ -74,7 +74,11 @@ class GroupedBottleneck(GroupedAdapter[BottleneckConfig]):
         """See `GroupedAdapter`: a format of Fedloom's own."""
         tensors = {name: adapter[name].contiguous() for name in self.shapes}
         (folder / WEIGHTS).write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
-        settings = self.config.model_dump(mode="json") | {"base": resolve_base(config.base), "blocks": self.layers}
+        # Where it started from is no part of what it is.
+        settings = self.config.model_dump(mode="json", exclude={"start"}) | {
+            "base": resolve_base(config.base),
+            "blocks": self.layers,
+        }
         (folder / CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def read(self, folder: Path) -> Adapter:
@@ -131,7 +135,7 @@ def load_bottleneck(model: PreTrainedModel, folder: str | Path) -> PreTrainedMod
     try:
         settings = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         blocks = settings["blocks"]
-        config = BottleneckConfig(**{key: settings[key] for key in BottleneckConfig.model_fields})
+        config = BottleneckConfig(**{key: settings[key] for key in BottleneckConfig.model_fields if key != "start"})
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: has no readable {CONFIG}") from None
     layout = GroupedBottleneck.layout(model, config)

@@ -123,9 +123,9 @@ class GroupedLora(PeftFormat[LowRank]):
             base = model.get_submodule(name)
             assert isinstance(base, (nn.Linear, Conv1D))
             self.fan_in_fan_out = isinstance(base, Conv1D)
+            # A quantised layer multiplies by operations that know gradients only.
+            self.has_squares = base.weight.is_floating_point()
             setattr(parent, name.rpartition(".")[2], GroupedLoraLayer(base, self, name))
-        # A quantised layer multiplies by operations that know gradients only.
-        self.has_squares = all(model.get_submodule(name).base.weight.is_floating_point() for name in self.layers)
 
     @classmethod
     def layout(cls, model: PreTrainedModel, config: LowRank) -> Layout:

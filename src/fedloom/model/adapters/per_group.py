@@ -1,5 +1,7 @@
 """Operations in which every group has tensors of its own: a vector to scale or shift by, a matrix to multiply with.
 
+A matrix may be sparse, the same few of its entries in every group; it is then formed for one group at a time.
+
 Each works on the rows of one group at a time, so that a group's result and gradients are the same to the last bit
 whatever else the batch holds. Rows after the last group belong to nobody.
 """
@@ -86,6 +88,38 @@ class _Product(torch.autograd.Function):
         return to_rows, to_weights, None
 
 
+class _SparseProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, values: Tensor, positions: Tensor, shape: tuple[int, int], starts: tuple[int, ...]
+    ) -> Tensor:
+        ctx.save_for_backward(rows, values, positions)
+        ctx.shape, ctx.starts = shape, starts
+        output = rows.new_zeros(len(rows), shape[0])
+        matrix = rows.new_zeros(shape)
+        for group, place in _groups(starts):
+            # The places are those of the group before, so nothing of that is left.
+            matrix.view(-1)[positions] = values[group]
+            size = place.stop - place.start
+            # See FEWEST_ROWS: products of fewer rows round otherwise.
+            padded = nn.functional.pad(rows[place], (0, 0, 0, max(0, FEWEST_ROWS - size)))
+            output[place] = (padded @ matrix.t())[:size]
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
+        rows, values, positions = ctx.saved_tensors
+        to_values = torch.zeros_like(values)
+        to_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
+        matrix = rows.new_zeros(ctx.shape)
+        for group, place in _groups(ctx.starts):
+            to_values[group] = (gradients[0][place].t() @ rows[place]).view(-1)[positions]
+            if to_rows is not None:
+                matrix.view(-1)[positions] = values[group]
+                torch.mm(gradients[0][place], matrix, out=to_rows[place])
+        return to_rows, to_values, None, None, None
+
+
 def scaled(rows: Tensor, vectors: Tensor, starts: tuple[int, ...]) -> Tensor:
     """Multiply the rows of every group by its vector.
 
@@ -128,6 +162,27 @@ def product(rows: Tensor, weights: Tensor, starts: tuple[int, ...]) -> Tensor:
         rows W[g]^T, [tokens, outputs]; zero for rows of nobody.
     """
     output: Tensor = _Product.apply(rows, weights, starts)  # type: ignore[no-untyped-call]
+    return output
+
+
+def sparse_product(
+    rows: Tensor, values: Tensor, positions: Tensor, shape: tuple[int, int], starts: tuple[int, ...]
+) -> Tensor:
+    """Multiply the rows of every group with its matrix, of which only some entries are not zero.
+
+    Args:
+        rows: [tokens, inputs].
+        values: [groups, entries], of the same dtype.
+        positions: int64 [entries], in the matrix row by row, the same in every group.
+        shape: outputs and inputs.
+        starts: groups + 1 positions.
+
+    Returns:
+        rows W[g]^T, [tokens, outputs]; zero for rows of nobody.
+    """
+    output: Tensor = _SparseProduct.apply(  # type: ignore[no-untyped-call]
+        rows, values, positions, shape, starts
+    )
     return output
 
 

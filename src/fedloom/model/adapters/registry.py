@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from fedloom.errors import UserError
 from fedloom.model.class_reader import ClassReader
 from fedloom.model.classes import Classes
+from fedloom.model.encoder_layer import read_last_layer_at_labels
 from fedloom.model.grouped_adapter import GroupedAdapter, Layout
 from fedloom.recipe.adapter_schema import AdapterKind
 
@@ -21,6 +22,7 @@ KINDS = {
     "ia3": "ia3:Ia3",
     "bitfit": "bitfit:BitFit",
     "bottleneck": "bottleneck:GroupedBottleneck",
+    "sparse": "sparse:GroupedSparse",
     "full": "full:FullModel",
     "prompt_tuning": "prompt_tuning:PromptTuning",
     "p_tuning": "p_tuning:PTuning",
@@ -80,4 +82,5 @@ def build_adapter(model: PreTrainedModel, config: AdapterKind, classes: Classes 
     reader = None if classes is None else ClassReader(model, classes)
     grouped = adapter_class(config.kind)(model, config)
     grouped.reader = reader
+    read_last_layer_at_labels(model, grouped)
     return grouped

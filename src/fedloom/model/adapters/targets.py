@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from peft.utils.constants import (
@@ -19,7 +19,7 @@ from fedloom.model.classes import trained_head
 from fedloom.recipe.adapter_schema import Ia3Config, OnLinearLayers
 
 # By whether the kind is (IA)^3, and the recipe's key: PEFT's choice of layers for each architecture.
-USUAL_NAMES = {
+USUAL_NAMES: dict[tuple[bool, str], Mapping[str, Sequence[str]]] = {
     (False, "targets"): TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     (True, "targets"): TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
     (True, "feedforward"): TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
