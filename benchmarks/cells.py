@@ -151,12 +151,13 @@ class Workbench:
         with self._folder() as directory:
             return self._train(directory, recipe, setting, arm)
 
-    def train_in_stages(self, recipe: str | Path, stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def train_in_stages(self, recipe: str | Path, stages: Sequence[Mapping[str, Any]], arm: str) -> dict[str, Any]:
         """Train federations one after another, each from the adapter that the one before has ended with.
 
         Args:
             recipe: a shipped recipe.
             stages: of each its keys that have other values.
+            arm: of the last; all before it are federated.
 
         Returns:
             As `train`, of the last stage; with all rounds, and with the seconds and costs of all stages.
@@ -167,7 +168,8 @@ class Workbench:
                 place = directory / str(number)
                 place.mkdir()
                 start = {"model.adapter.start": str(directory / str(number - 1) / ADAPTER)} if number else {}
-                result = self._train(place, recipe, {**setting, **start}, "federated")
+                last = number + 1 == len(stages)
+                result = self._train(place, recipe, {**setting, **start}, arm if last else "federated")
                 if "failed" in result:
                     return result
                 whole = _joined(whole, result) if whole else result

@@ -68,32 +68,28 @@ def reaches(points: Sequence[Point], target: float) -> Point | None:
     return next((point for point in points if point.accuracy >= target), None)
 
 
-def write_report(studies: Mapping[tuple[str, float], Study], arguments: Namespace) -> None:
+def write_report(studies: Mapping[float, Study], arguments: Namespace) -> None:
     """Print what is there, and write it where the options say."""
-    alphas = sorted({alpha for _, alpha in studies})
-    found = {
+    found: dict[float, dict[str, dict[str, Results]]] = {
         alpha: {
-            name: {
-                dataset: results
-                for (dataset, at), study in studies.items()
-                if at == alpha and (results := study.final(name))
-            }
+            name: {dataset: results for dataset in study.datasets if (results := study.final(name, dataset))}
             for name in CONTENDERS
         }
-        for alpha in alphas
-    }  # fmt: skip
+        for alpha, study in studies.items()
+    }
     blocks = []
-    for alpha in alphas:
+    for alpha, study in studies.items():
         done = {name: results for name, results in found[alpha].items() if results}
         if done:
             blocks += [f"### Label priors from Dirichlet({alpha:g})", accuracy_table(done), cost_table(done)]
-            blocks.append(tuning_table({key: study for key, study in studies.items() if key[1] == alpha}, list(done)))
+            blocks.append(tuning_table(study, list(done)))
+            if arguments.report and "fedavg" in done:
+                picture = arguments.report.with_name(f"{arguments.report.stem}-{alpha:g}.svg")
+                picture.write_text(plot(done), encoding="utf-8")
     text = "\n\n".join(blocks) + "\n"
     print(text)
     if arguments.report:
         arguments.report.write_text(text, encoding="utf-8")
-        if found[alphas[0]]["fedavg"]:
-            arguments.report.with_suffix(".svg").write_text(plot(found[alphas[0]]), encoding="utf-8")
     if arguments.json:
         written = {"benchmark": NAME, "quick": arguments.quick, "machine": machine(), "results": found}
         arguments.json.write_text(json.dumps(strict_json(written), indent=2) + "\n", encoding="utf-8")
@@ -173,28 +169,27 @@ def speed(results: Mapping[str, Results], rival: Mapping[str, Results]) -> list[
     return [count, *(f"{geometric_mean(one):.2f}" for one in zip(*ratios, strict=True))] if ratios else [count, "", ""]
 
 
-def tuning_table(studies: Mapping[tuple[str, float], Study], names: Sequence[str]) -> str:
-    """The best learning rate of each contender on each data set, marked where it is the highest or lowest tried."""
-    datasets = [dataset for dataset, _ in studies]
+def tuning_table(study: Study, names: Sequence[str]) -> str:
+    """The learning rates that were tried, in this order, with their validation accuracies in percent."""
     rows = []
     for name in names:
-        row = [CONTENDERS[name].title]
-        for study in studies.values():
-            tried = study.tuning(name)
-            if tried is None:
-                row.append("")
-                continue
-            best, _ = best_of(tried)
-            row.append(f"{best[LEARNING_RATE]:g}{' (edge)' if at_the_edge(tried) and len(tried) > 1 else ''}")
-        rows.append(row)
-    return markdown_table(["learning rate", *datasets], rows)
+        tried = study.tuning(name)
+        assert tried is not None
+        best, _ = best_of(tried)
+        told = [
+            f"{'**' * (one == best)}{one[LEARNING_RATE]:g}: {100 * (1 - error):.1f}{'**' * (one == best)}"
+            for one, error in tried
+        ]
+        rows.append([CONTENDERS[name].title, ", ".join(told), "yes" if at_the_edge(tried) else "no"])
+    return markdown_table(["", "validation accuracy by learning rate, in the order tried", "at the edge"], rows)
 
 
 def plot(found: Mapping[str, Mapping[str, Results]]) -> str:
     """Mean accuracy over the data sets against mean CPU seconds of training, as an SVG picture."""
-    datasets = set.intersection(*(set(found[name]) for name in DRAWN if found[name]))
+    drawn = [name for name in DRAWN if name in found]
+    datasets = set.intersection(*(set(found[name]) for name in drawn))
     lines: dict[str, list[tuple[float, float]]] = {}
-    for name in DRAWN:
+    for name in drawn:
         courses = [course(results) for dataset, results in found[name].items() if dataset in datasets]
         if courses and all(courses):
             lines[name] = [
