@@ -52,7 +52,8 @@ def fisher_traces(
     if grouped.has_squares:
         return _squares(model, grouped, adapter, examples, indices)
     traces = np.zeros(len(indices))
-    for first, gradients in _gradients(model, grouped, adapter, examples, indices):
+    chosen = examples_at(examples, map(int, indices))
+    for first, gradients in _gradients(model, grouped, [adapter] * len(chosen), chosen):
         views = grouped.split(gradients.double().square_())
         sums = sum(view.flatten(1).sum(1) for name, view in views.items() if name not in grouped.head_names)
         traces[first : first + len(gradients)] = sums.cpu().numpy()  # type: ignore[union-attr]
@@ -78,11 +79,36 @@ def fisher_diagonal(
     Returns:
         fp32 [parameters], in the flat order of `grouped`, those of a trained head included.
     """
-    total = torch.zeros(grouped.size, dtype=torch.float64, device=grouped.device)
-    for _, gradients in _gradients(model, grouped, adapter, examples, indices):
-        for row in gradients:
-            total += row.double().square_()
-    return (total / len(indices)).float()
+    return fisher_diagonals(model, grouped, [adapter], [examples], [indices])[0]
+
+
+def fisher_diagonals(
+    model: PreTrainedModel,
+    grouped: GroupedAdapter[Any],
+    adapters: Sequence[Mapping[str, Tensor]],
+    examples: Sequence[ExampleSet],
+    indices: Sequence[Sequence[int] | np.ndarray],
+) -> Tensor:
+    """`fisher_diagonal` of several adapters, each on examples of its own, which share passes.
+
+    Args:
+        model: the frozen base.
+        grouped: where the adapters are put; what it holds is replaced.
+        adapters: fp32 tensors of each.
+        examples: for each adapter, where its examples are.
+        indices: for each adapter which of them; at least one.
+
+    Returns:
+        fp32 [adapters, parameters]; an adapter's row does not depend on the others.
+    """
+    owners = [place for place, some in enumerate(indices) for _ in some]
+    chosen = [one for place, some in enumerate(indices) for one in examples_at(examples[place], map(int, some))]
+    totals = torch.zeros(len(adapters), grouped.size, dtype=torch.float64, device=grouped.device)
+    for first, gradients in _gradients(model, grouped, [adapters[owner] for owner in owners], chosen):
+        for owner, row in zip(owners[first:], gradients, strict=False):
+            totals[owner] += row.double().square_()
+    counts = torch.tensor([len(some) for some in indices], device=grouped.device)
+    return (totals / counts[:, None]).float()
 
 
 def _squares(
@@ -105,16 +131,17 @@ def _squares(
 def _gradients(
     model: PreTrainedModel,
     grouped: GroupedAdapter[Any],
-    adapter: Mapping[str, Tensor],
-    examples: ExampleSet,
-    indices: Sequence[int] | np.ndarray,
+    adapters: Sequence[Mapping[str, Tensor]],
+    examples: Sequence[Example],
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield where a pass begins among the indices, and its examples' gradients of the mean loss, fp32 [groups, all]."""
+    """Yield where a pass begins among the examples, and the gradients of their mean losses, fp32 [groups, all].
+
+    Each example is a group of its own, and has an adapter.
+    """
     most = max(1, ENTRIES // grouped.size) if grouped.cohorts else 1
-    for members in passes(examples.lengths[np.asarray(indices)], most):
-        chosen = examples_at(examples, (int(indices[place]) for place in members))
-        grouped.load([adapter] * len(chosen))
-        grouped.backward(summed_means(model, grouped, [[example] for example in chosen]))
+    for members in passes(np.array([len(example.tokens) for example in examples]), most):
+        grouped.load([adapters[place] for place in members])
+        grouped.backward(summed_means(model, grouped, [[examples[place]] for place in members]))
         yield members.start, grouped.gradients
 
 
