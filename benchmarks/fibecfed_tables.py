@@ -82,7 +82,7 @@ def write_report(studies: Mapping[float, Study], arguments: Namespace) -> None:
         done = {name: results for name, results in found[alpha].items() if results}
         if done:
             blocks += [f"### Label priors from Dirichlet({alpha:g})", accuracy_table(done), cost_table(done)]
-            blocks.append(tuning_table(study, list(done)))
+            blocks.append(tuning_table(study, done))
             if arguments.report and "fedavg" in done:
                 picture = arguments.report.with_name(f"{arguments.report.stem}-{alpha:g}.svg")
                 picture.write_text(plot(done), encoding="utf-8")
@@ -148,7 +148,8 @@ def cost_table(found: Mapping[str, Mapping[str, Results]]) -> str:
         costs = [one["cost"] for same in results.values() for one in same if "cost" in one]
         row = [CONTENDERS[name].title]
         for key, unit in (("bytes_up", 1e3), ("bytes_down", 1e3), ("cpu_seconds", 1.0)):
-            row.append(f"{fmean(cost[key] for cost in costs) / unit:.2f}" if costs else "")
+            known = [cost[key] for cost in costs if key in cost]
+            row.append(f"{fmean(known) / unit:.2f}" if known else "")
         rows.append([*row, *speed(results, found.get("fedavg", {}))])
     return markdown_table(head, rows)
 
@@ -169,19 +170,18 @@ def speed(results: Mapping[str, Results], rival: Mapping[str, Results]) -> list[
     return [count, *(f"{geometric_mean(one):.2f}" for one in zip(*ratios, strict=True))] if ratios else [count, "", ""]
 
 
-def tuning_table(study: Study, names: Sequence[str]) -> str:
-    """The learning rates that were tried, in this order, with their validation accuracies in percent."""
+def tuning_table(study: Study, found: Mapping[str, Mapping[str, Results]]) -> str:
+    """The learning rates that were chosen, marked where they are the highest or the lowest of those tried."""
     rows = []
-    for name in names:
-        tried = study.tuning(name)
-        assert tried is not None
-        best, _ = best_of(tried)
-        told = [
-            f"{'**' * (one == best)}{one[LEARNING_RATE]:g}: {100 * (1 - error):.1f}{'**' * (one == best)}"
-            for one, error in tried
-        ]
-        rows.append([CONTENDERS[name].title, ", ".join(told), "yes" if at_the_edge(tried) else "no"])
-    return markdown_table(["", "validation accuracy by learning rate, in the order tried", "at the edge"], rows)
+    for name, results in found.items():
+        row = [CONTENDERS[name].title]
+        for dataset in study.datasets:
+            tried = study.tuning(name, dataset) if dataset in results else None
+            best = None if tried is None else best_of(tried)[0]
+            edge = tried is not None and at_the_edge(tried)
+            row.append("" if best is None else f"{best[LEARNING_RATE]:g}{' (edge)' if edge else ''}")
+        rows.append(row)
+    return markdown_table(["learning rate", *study.datasets], rows)
 
 
 def plot(found: Mapping[str, Mapping[str, Results]]) -> str:
