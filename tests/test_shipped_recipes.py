@@ -84,6 +84,8 @@ def test_the_command_of_the_heading_runs(name, shared, tmp_path, monkeypatch, ca
     if any(word.startswith("data.source.path=") for word in command):
         # A hundred clients have at least three each.
         less["data.source.examples"] = "400" if name.startswith("fibecfed/") else "120"
+    if name.startswith("fibecfed/"):
+        less |= {"federation.layers.examples": "1", "evaluation.max_clients": "4", "evaluation.every": "null"}
     if name in {"quickstart", "fed-gsm8k-3"}:
         del less["data.split"]
     if name != "four-domains":
