@@ -94,3 +94,23 @@ def test_cohorts_and_resumed_runs_end_with_the_same_bytes(place, tmp_path, monke
         run(settings, tmp_path / name, *(["--resume"] if name == "resumed" else []))
         found.append(outcome(tmp_path / name)["adapters"])
     assert found[0] == found[1] == found[2]
+
+
+def test_a_curriculum_of_classified_texts_is_the_same_in_any_cohort(place, tmp_path):
+    """By Fisher information, measured for several examples in one pass, and compared with other orders."""
+    local = {"curriculum": {"start": 0.5, "full_after": 1.0}}
+    values = recipe(place, federation={"rounds": 2}, local=local)
+    run(values, tmp_path / "alone", "--set", "runtime.cohort=1")
+    run(values, tmp_path / "together", "--set", "runtime.cohort=3")
+    alone, together = (outcome(tmp_path / name) for name in ("alone", "together"))
+    assert together["adapters"] == alone["adapters"]
+    assert together["metrics"] == alone["metrics"]
+    shares = [event["examples_share"] for event in alone["events"] if event["event"] == "round"]
+    assert 0 < shares[0] < shares[1] < 1
+    assert alone["metrics"]["curriculum_tokens"] > 0
+    out, orders = tmp_path / "compared", "local.curriculum.difficulty=fisher,length"
+    command = ["compare", str(tmp_path / "alone.yaml"), "--vary", orders, "--seeds", "1", "--out", str(out)]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    # Of the two orders only one needs passes.
+    assert sum("curriculum_tokens" in json.loads(path.read_text()) for path in out.rglob("metrics.json")) == 1

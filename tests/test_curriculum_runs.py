@@ -1,5 +1,6 @@
 """Runs with a curriculum: at its neutral setting the run without one, and the same bytes however it is computed."""
 
+import json
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import yaml
 
 import fedloom
+from fedloom.errors import UserError
 from fedloom.recipe import load_recipe
 from fedloom.report.events import read_events
 from fedloom.session import open_data, open_session
@@ -91,10 +93,60 @@ def test_difficulties_are_measured_once_or_as_often_as_refresh_says(source, tmp_
     assert measured("length", difficulty="length") == [False] * 4
 
 
-def test_a_client_trains_as_one_that_has_no_other_examples(source, tmp_path):
-    """A round of one client, by length: the federation's adapter is what plain training on the shorter half gives."""
+def graded(source, path, grade):
+    """The same records with a field that says how hard each is."""
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "grade": grade(place)}) + "\n" for place, row in enumerate(rows)))
+    return path
+
+
+def test_difficulties_of_a_field_are_those_of_the_records(source, tmp_path):
+    """Each record's own, numbers also as text; other parts than training need none."""
+    values = settings(source, {"difficulty": {"column": "grade"}})
+    plain = open_data(load_recipe(settings(source, None)), tmp_path)
+    assert plain.examples("ada", "train").difficulties is None
+    file = graded(source, tmp_path / "graded.jsonl", lambda place: str(place) if place % 2 else place / 1)
+    values["data"]["source"] = str(file)
+    data = open_data(load_recipe(values), tmp_path)
+    assert data.fingerprint != plain.fingerprint
+    owners = [json.loads(line)["owner"] for line in file.read_text().splitlines()]
+    for client in CLIENTS:
+        found = data.examples(client, "train")
+        assert [owners[int(place)] for place in found.difficulties] == [client] * len(found)
+        assert found.difficulties.tolist() == sorted(set(found.difficulties.tolist()))
+        assert [found.tokens(i).tolist() for i in range(len(found))] == [
+            plain.examples(client, "train").tokens(i).tolist() for i in range(len(found))
+        ]
+
+
+@pytest.mark.parametrize(
+    ("grade", "told"),
+    [
+        ("easy", "graded.jsonl:.*grade holds 'easy', where a finite number is needed"),
+        (None, "grade holds nothing"),
+        (True, "grade holds True"),
+        ("nan", "grade holds 'nan'"),
+        ([1], "grade holds a nested value"),
+    ],
+    ids=["text", "nothing", "truth", "not-a-number", "nested"],
+)
+def test_a_record_without_a_difficulty_is_told(source, tmp_path, grade, told):
+    file = graded(source, tmp_path / "graded.jsonl", lambda _: grade)
+    with pytest.raises(UserError, match=told):
+        open_data(load_recipe(settings(file, {"difficulty": {"column": "grade"}})), tmp_path)
+    with pytest.raises(UserError, match=r"local.curriculum.difficulty.column: .* no field 'grad'.*") as caught:
+        open_data(load_recipe(settings(file, {"difficulty": {"column": "grad"}})), tmp_path)
+    assert caught.value.hint == "did you mean 'grade'?"
+
+
+@pytest.mark.parametrize("difficulty", ["length", {"column": "grade"}], ids=["length", "column"])
+def test_a_client_trains_as_one_that_has_no_other_examples(source, tmp_path, difficulty):
+    """A round of one client: the federation's adapter is what plain training on the shorter half gives."""
     torch.set_num_threads(1)
-    values = settings(source, {"difficulty": "length", "start": 0.5}, federation={"rounds": 1, "clients_per_round": 1})
+    source = graded(source, tmp_path / "graded.jsonl", lambda place: 7 * place % 31)
+    values = settings(
+        source, {"difficulty": difficulty, "start": 0.5}, federation={"rounds": 1, "clients_per_round": 1}
+    )
     run(values, tmp_path / "run")
     ours = safetensors.torch.load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     events = read_events(tmp_path / "run" / "events.jsonl")
@@ -102,7 +154,9 @@ def test_a_client_trains_as_one_that_has_no_other_examples(source, tmp_path):
     checked = load_recipe(values)
     session = open_session(checked, tmp_path / "plain")
     examples = session.data.examples(client, "train")
-    order = np.argsort(examples.lengths, kind="stable")
+    known = examples.lengths if difficulty == "length" else examples.difficulties
+    assert len(set(known.tolist())) > 1
+    order = np.argsort(known, kind="stable")
     half = np.sort(order[: 6 * math.ceil(math.ceil(len(order) / 6) / 2)])
     batches = round_batches(len(half), checked.local, 6, checked.seed, 1, client)
     work = ClientWork(client, examples.subset(half), batches, session.grouped.initial(checked.seed))

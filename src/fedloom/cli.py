@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from fedloom import planning
 from fedloom.errors import ProcessLost, UserError, disk_error, unknown_name
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(planning.app, name="wireless")
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]

@@ -6,9 +6,12 @@ Nothing depends on the order of clients, on the cohort size or on the runtime, b
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(seed: int, purpose: str, round_number: int = 0, client: str = "") -> int:
@@ -34,4 +37,7 @@ def numpy_generator(seed: int, purpose: str, round_number: int = 0, client: str 
 
 def torch_generator(seed: int, purpose: str, round_number: int = 0, client: str = "") -> torch.Generator:
     """A CPU torch generator for one address (see `derive_seed`)."""
+    # Planning a network draws too, without the seconds that torch takes to import.
+    import torch
+
     return torch.Generator().manual_seed(derive_seed(seed, purpose, round_number, client))

@@ -88,7 +88,9 @@ RUNS: dict[str, Callable[[Path], Values]] = {name: partial(settings, name=name) 
     "fedadam, private factor": partial(settings, name="fedadam", federation={"private": ["lora_B"]}),
     "scaffold, private layer": partial(settings, name="scaffold", federation={"private": ["layers.5"]}),
     "fedbuff, private layer": partial(settings, name="fedbuff", federation={"private": ["layers.5"]}),
-    "fedavg, chosen layer": partial(settings, name="fedavg", federation={"layers": {"choose": "importance"}}),
+    "fedavg, chosen layer": partial(
+        settings, name="fedavg", federation={"layers": {"choose": "importance", "others": "frozen"}}
+    ),
     "fedadam, changed layer": partial(
         settings, name="fedadam", federation={"layers": {"choose": "change", "warmup_steps": 2, "others": "frozen"}}
     ),

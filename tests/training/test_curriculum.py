@@ -72,6 +72,8 @@ def test_reference_order():
     [
         ({"difficulty": "fischer"}, "fisher"),
         ({"difficulty": "length", "refresh": 2}, "refresh has no effect on difficulty 'length'"),
+        ({"difficulty": {"column": "grade"}, "refresh": 2}, "refresh has no effect on difficulty 'column'"),
+        ({"difficulty": {"field": "grade"}}, "difficulty.field: unknown key; allowed here: column"),
         ({"pace": "log"}, "linear"),
         ({"start": 0.0}, "0.0 is not a number above 0"),
         ({"full_after": 1.5}, "1.5"),

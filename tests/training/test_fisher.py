@@ -7,20 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from fedloom.model.adapter_products import squared_product
+from fedloom.data.shards import ExampleSet
+from fedloom.model.adapter_products import equal_groups, squared_products
 from fedloom.model.adapters.lora import _GroupedLinear
 from fedloom.model.adapters.registry import build_adapter
 from fedloom.model.base import POCKET, load_base
 from fedloom.model.classes import Classes
 from fedloom.model.decoder_layer import use_own_layers
-from fedloom.model.packing import Example
+from fedloom.model.lanes import Lanes
 from fedloom.recipe import load_recipe
 from fedloom.recipe.model_schema import ModelConfig
 from fedloom.session import open_data
-from fedloom.training.fisher import fisher_diagonal, fisher_diagonals, fisher_traces, summed_means
-from tests.encoders import tiny_bert
+from fedloom.training.fisher import fisher_diagonal, fisher_diagonals, fisher_traces
+from tests.encoders import tiny_bert, tiny_roberta
 from tests.federated_runs import recipe, write_examples
 
 TOLERANCE = 1e-5
@@ -137,27 +138,44 @@ def test_fresh_lora_has_its_information_in_b_alone(lora, examples):
     assert all(bool((view > 0).any()) == (".lora_B." in name) for name, view in views.items())
 
 
-def test_an_encoders_traces_leave_its_trained_head_out(tmp_path):
+def encoder_loop(folder, config, adapter, examples):
+    """Traces without the head, by one PEFT pass for each example, in fp64."""
+    base = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, dtype=torch.float64)
+    settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules="all-linear", task_type="SEQ_CLS")
+    model = get_peft_model(base, settings).double().eval()
+    set_peft_model_state_dict(model, adapter)
+    trained = [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
+    traces = []
+    for place in range(len(examples)):
+        logits = model(input_ids=torch.from_numpy(examples.tokens(place))[None]).logits
+        loss = nn.functional.cross_entropy(logits, torch.tensor([examples.label(place)]))
+        traces.append(sum(float(part.square().sum()) for part in torch.autograd.grad(loss, trained)))
+    return traces
+
+
+@pytest.mark.parametrize("make", [tiny_bert, tiny_roberta])
+def test_an_encoders_traces_equal_plain_torch_one_example_at_a_time(tmp_path, make):
     torch.set_num_threads(1)
     classes = Classes("linear", 3)
-    config = ModelConfig(base=str(tiny_bert(tmp_path / "bert")), dtype="float32", adapter={"targets": "all-linear"})
+    folder = make(tmp_path / "encoder")
+    config = ModelConfig(base=str(folder), dtype="float32", adapter={"rank": 4, "targets": "all-linear"})
     model = load_base(config, CPU, classes)
     grouped = build_adapter(model, config.adapter, classes)
     draw = np.random.default_rng(0)
-    members = [
-        Example(draw.integers(5, 96, length), np.zeros(length, dtype=bool), label=number % 3)
-        for number, length in enumerate((5, 33, 2, 18))
-    ]
-    adapter = trained_adapter(grouped)
-    grouped.load([adapter] * len(members))
-    grouped.backward(summed_means(model, grouped, [[member] for member in members]))
-    views = grouped.split(grouped.gradients.double().square())
+    tokens = [draw.integers(5, 96, length).tolist() for length in (5, 33, 2, 18, 33, 5)]
+    nothing = [[False] * len(one) for one in tokens]
+    examples = ExampleSet.from_examples(tokens, nothing, labels=[0, 1, 2, 0, 2, 1])
+    adapter, every = trained_adapter(grouped), range(len(examples))
+    assert grouped.last_at_labels
+    fewer = fisher_traces(model, grouped, adapter, examples, every)
+    assert fewer.tolist() == pytest.approx(encoder_loop(folder, config.adapter, adapter, examples), rel=TOLERANCE)
+    # The same in lanes, and alone.
+    assert fisher_traces(model, grouped, adapter, examples, every, Lanes(2, CPU)).tolist() == fewer.tolist()
+    assert [fisher_traces(model, grouped, adapter, examples, [i])[0] for i in every] == fewer.tolist()
+    # And by gradients, those of the head left out.
     assert grouped.head_names
-    assert all(views[name].any() for name in grouped.head_names)
-    expected = sum(view.flatten(1).sum(1) for name, view in views.items() if name not in grouped.head_names)
-    squares = grouped.load_squares(adapter, len(members))
-    loss = summed_means(model, grouped, [[member] for member in members])
-    assert torch.autograd.grad(loss, squares)[0].numpy() == pytest.approx(expected.numpy(), rel=TOLERANCE)
+    grouped.has_squares = False
+    assert fisher_traces(model, grouped, adapter, examples, every).tolist() == pytest.approx(fewer.tolist(), rel=1e-6)
 
 
 # (W0 + B A) x, four examples of two classes.
@@ -189,9 +207,22 @@ def test_the_squared_mean_gradient_is_something_else():
     assert to_b.square().sum((1, 2)).tolist() == pytest.approx([0.000533, 0.453609], abs=1e-6)
 
 
-@given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 30), st.integers(0, 5))
-def test_both_ways_to_a_squared_norm_agree(tokens, m, n, seed):
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(1, 30), st.integers(1, 12), st.booleans(), st.integers(0, 5))
+def test_both_ways_to_a_squared_norm_agree_and_a_group_has_its_bits_alone(groups, tokens, rank, fours, wide, seed):
+    torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(seed)
-    left, right = torch.randn(tokens, m, generator=generator), torch.randn(tokens, n, generator=generator)
-    expected = (left.double().t() @ right.double()).square().sum()
-    assert float(squared_product(left, right)) == pytest.approx(float(expected), rel=TOLERANCE)
+    sizes = (4 * fours, rank) if wide else (rank, 4 * fours)
+    left, right = (torch.randn(groups, tokens, size, generator=generator) for size in sizes)
+    found = squared_products(left, right)
+    expected = (left.double().mT @ right.double()).square().sum((1, 2))
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=TOLERANCE)
+    alone = [squared_products(left[group, None], right[group, None]).item() for group in range(groups)]
+    assert alone == found.tolist()
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
+def test_equal_groups_are_found_in_order(sizes):
+    starts = np.cumsum([0, *sizes]).tolist()
+    found = list(equal_groups(starts))
+    assert [size for some, size in found for _ in range(some.stop - some.start)] == [size for size in sizes if size]
+    assert all(sizes[group] == size for some, size in found for group in range(some.start, some.stop))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedloom.data.conversation import (
     Message,
@@ -15,6 +15,8 @@ from fedloom.data.conversation import (
     field_keys,
     field_text,
 )
+from fedloom.data.difficulty_column import KEY as DIFFICULTY_KEY
+from fedloom.data.difficulty_column import difficulty_column, difficulty_of
 from fedloom.data.labelled_text import LabelledText, class_names, labelled_text_of
 from fedloom.data.partition import key_text, partition_records
 from fedloom.data.readers import Record
@@ -60,6 +62,7 @@ class Example:
         split: what it is used for; of the global test "validation" or "test".
         category: the value of data.category, empty where there is none.
         key: the value of the field that a partition skews, empty for partitions that skew none.
+        difficulty: of training examples the value of local.curriculum.difficulty.column; else 0.
     """
 
     content: Content
@@ -68,6 +71,7 @@ class Example:
     split: Split
     category: str
     key: str
+    difficulty: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,9 @@ def allocate(recipe: Recipe) -> Allocation:
     unseen = choose_unseen(everyone, data.unseen_clients, recipe.seed)
     held_out = set(unseen)
 
+    column = difficulty_column(recipe)
+    if column is not None:
+        check_fields(local, {DIFFICULTY_KEY: column}, {})
     examples = []
     for owner in everyone:
         records = [record for record, _ in members[owner]]
@@ -143,7 +150,10 @@ def allocate(recipe: Recipe) -> Allocation:
         if owner not in held_out:
             splits = split_client(records, data.split, recipe.seed, owner)
         for (record, content), split in zip(members[owner], splits, strict=True):
-            examples.append(_example(record, content, owner, split, data))
+            example = _example(record, content, owner, split, data)
+            if column is not None and split == "train":
+                example = replace(example, difficulty=difficulty_of(record, column))
+            examples.append(example)
     examples.extend(_global_examples(common, data, dropped))
 
     clients = [owner for owner in everyone if owner not in held_out]

@@ -18,6 +18,7 @@ from fedloom.data.allocation import (
     count_splits,
     effective_data,
 )
+from fedloom.data.difficulty_column import difficulty_column
 from fedloom.data.fingerprint import data_fingerprint
 from fedloom.data.mapped import release_pages
 from fedloom.data.names import Names
@@ -231,7 +232,7 @@ class FederatedData:
         """Let go of the mapped pages read so far: a run holds what its clients at work need, not what it ever read."""
         examples, bounds = self._contents.examples, self._contents.bounds
         arrays = [examples.tokens, examples.trained, examples.offsets, examples.label_counts, bounds]
-        optional = (examples.labels, examples.places, examples.token_types)
+        optional = (examples.labels, examples.places, examples.token_types, examples.difficulties)
         release_pages([*arrays, *(array for array in optional if array is not None)])
 
     @property
@@ -329,6 +330,9 @@ def _tokenized(recipe: Recipe, allocation: Allocation, phrased: Phrased, fingerp
         labels=phrased.labels,
         places=tokenized.places,
         token_types=tokenized.token_types,
+        difficulties=None
+        if difficulty_column(recipe) is None
+        else np.array([example.difficulty for example in examples], dtype=np.float64),
     )
     return ShardContents(
         examples=reorder(arrays, order),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedloom.data.allocation import effective_data
+from fedloom.data.difficulty_column import difficulty_column
 from fedloom.data.shards import FORMAT_VERSION
 from fedloom.data.sources import content_digest, locate
 from fedloom.recipe.schema import Recipe
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def data_fingerprint(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash the recipe's data and task sections, its seed, the contents of its sources, the template and the tokenizer.
+    """Hash a recipe's data and task sections, seed, sources' contents, difficulty column, template and tokenizer.
 
     Args:
         recipe: the recipe.
@@ -41,6 +42,9 @@ def data_fingerprint(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
     if data.global_test is not None and data.global_test.source is not None:
         key = "data.global_test.source"
         parts["global_test"] = content_digest(locate(data.global_test.source, key), recipe.seed, key)
+    column = difficulty_column(recipe)
+    if column is not None:
+        parts["difficulty"] = column
     template = Path(data.template).expanduser()
     if template.is_file():
         parts["template"] = hashlib.sha256(template.read_bytes()).hexdigest()

@@ -21,7 +21,7 @@ from fedloom.data.splits import SPLITS, Split
 FORMAT_VERSION = 4
 _META, _DROPPED = "meta.json", "dropped.json"
 # Arrays of examples that are stored only where there are any.
-_OPTIONAL = ("category_codes", "labels", "places", "token_types")
+_OPTIONAL = ("category_codes", "labels", "places", "token_types", "difficulties")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class ExampleArrays:
         labels: [examples] int32, the class of each; None for other tasks than classification.
         places: [examples] int32, where among an example's tokens its class is read; None where the model decides.
         token_types: [total] uint8, 0 in the first text of a pair and 1 in the second; None for tokenizers without.
+        difficulties: [examples] fp64, as the records of training examples say, else 0; None where nobody asks.
     """
 
     tokens: NDArray[Any]
@@ -49,6 +50,7 @@ class ExampleArrays:
     labels: NDArray[np.int32] | None = None
     places: NDArray[np.int32] | None = None
     token_types: NDArray[np.uint8] | None = None
+    difficulties: NDArray[np.float64] | None = None
 
 
 class ExampleSet:
@@ -141,6 +143,12 @@ class ExampleSet:
         """[len] int64, the class of each example; None for other tasks than classification."""
         labels = self._arrays.labels
         return None if labels is None else np.asarray(labels[self._indices], dtype=np.int64)
+
+    @property
+    def difficulties(self) -> NDArray[np.float64] | None:
+        """[len] fp64, how hard each training example's record says it is; None where nobody asks."""
+        stored = self._arrays.difficulties
+        return None if stored is None else np.asarray(stored[self._indices], dtype=np.float64)
 
     def label(self, place: int) -> int | None:
         """One example's class; None for other tasks than classification."""
@@ -365,6 +373,7 @@ def reorder(arrays: ExampleArrays, order: NDArray[np.int64]) -> ExampleArrays:
         labels=permuted(arrays.labels),
         places=permuted(arrays.places),
         token_types=None if arrays.token_types is None else gathered(arrays.token_types),
+        difficulties=permuted(arrays.difficulties),
     )
 
 

@@ -6,9 +6,9 @@ the input is read once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -168,31 +168,54 @@ def squared_gradients(
     if to_rows is not None:
         to_rows.addmm_(to_inner, down[0])
     squares = torch.zeros(len(starts) - 1, dtype=torch.float64, device=rows.device)
-    for group, (first, last) in enumerate(pairwise(starts)):
-        if first == last:
-            continue
-        squares[group] = squared_product(to_inner[first:last], rows[first:last])
+    for some, tokens in equal_groups(starts):
+        place = slice(starts[some.start], starts[some.stop])
+
+        def apart(values: Tensor, place: slice = place, tokens: int = tokens) -> Tensor:
+            return values[place].view(-1, tokens, values.shape[1])
+
+        total = squared_products(apart(to_inner), apart(rows))
         for number, site in enumerate(sites):
-            part, columns = gradient[first:last, site.first : site.last], slice(number * rank, (number + 1) * rank)
-            squares[group] += scale**2 * squared_product(part, inner[first:last, columns])
+            columns = slice(number * rank, (number + 1) * rank)
+            of_up = squared_products(apart(gradient[:, site.first : site.last]), apart(inner[:, columns]))
+            total += scale**2 * of_up
+        squares[some] = total
     return squares
 
 
-def squared_product(left: Tensor, right: Tensor) -> Tensor:
-    """||left^T right||^2, the squared Frobenius norm of a gradient, by the cheaper of two ways.
+def equal_groups(starts: Sequence[int]) -> Iterator[tuple[slice, int]]:
+    """Find neighbouring groups of equally many rows: their products can be computed together.
+
+    Args:
+        starts: groups + 1 positions.
+
+    Yields:
+        Which groups, and the rows of each, at least 1; groups without rows are passed over.
+    """
+    first = 0
+    for tokens, members in groupby(last - first for first, last in pairwise(starts)):
+        count = sum(1 for _ in members)
+        if tokens:
+            yield slice(first, first + count), tokens
+        first += count
+
+
+def squared_products(left: Tensor, right: Tensor) -> Tensor:
+    """||left^T right||^2, the squared Frobenius norm of a gradient, for several groups by the cheaper of two ways.
 
     A gradient is the product of what comes back to a layer and what went into it, summed over tokens. Of few tokens
     (arXiv 1510.01799) it is cheaper to multiply these with one another: sum((left left^T) * (right right^T)).
 
     Args:
-        left: [tokens, m].
-        right: [tokens, n].
+        left: [groups, tokens, m].
+        right: [groups, tokens, n].
 
     Returns:
-        fp64 scalar.
+        fp64 [groups]. Where m or n is a multiple of 4, as layers' sizes are, a group has the bits it would have alone.
     """
-    tokens, (m, n) = len(left), (left.shape[1], right.shape[1])
+    tokens, m, n = left.shape[1], left.shape[2], right.shape[2]
     if tokens * (m + n) < m * n:
-        return ((left @ left.t()) * (right @ right.t())).sum(dtype=torch.float64)
-    norm: Tensor = torch.linalg.vector_norm(left.t() @ right, dtype=torch.float64)
-    return norm.square()
+        products = torch.bmm(left, left.mT).mul_(torch.bmm(right, right.mT))
+        return products.sum((1, 2), dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(torch.bmm(left.mT, right), dim=(1, 2), dtype=torch.float64)
+    return norms.square()

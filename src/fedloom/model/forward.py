@@ -96,7 +96,11 @@ def class_logits(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: Pa
     starts = (0, *batch.label_counts.cumsum(0).tolist())
     # What follows the base's layers works on a row for each example.
     grouped.group_starts = starts
-    return grouped.reader.logits(rows.to(model.dtype), starts, grouped.heads)
+    heads = grouped.heads
+    if heads and grouped.squares is not None:
+        # All groups have the same one.
+        starts, heads = (0, starts[-1]), {name: values[:1] for name, values in heads.items()}
+    return grouped.reader.logits(rows.to(model.dtype), starts, heads)
 
 
 def label_logits(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:

@@ -33,7 +33,9 @@ class Lanes:
     ) -> None:
         self.threads = threads
         self.threads_alone = threads_alone or threads
-        self.count = threads if device.type == "cpu" and not single else 1
+        several = device.type == "cpu" and not single
+        self.count = threads if several else 1
+        self.count_within = self.threads_alone if several else 1
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item], alone: bool = False) -> Iterator[Result]:
         """Yield `function(item)` for every item, in the order of the items.
@@ -54,12 +56,34 @@ class Lanes:
             torch.set_num_threads(self.threads_alone if alone else self.threads)
             yield from map(function, items)
             return
+        yield from self._side_by_side(self.count, function, items)
+
+    def map_within(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Run a function over the parts of a piece of work that `map` runs alone, side by side, one thread each.
+
+        Args:
+            function: as for `map`.
+            items: as for `map`.
+
+        Returns:
+            The results, in the order of the items.
+        """
+        if self.count_within == 1:
+            return [function(item) for item in items]
+        threads = torch.get_num_threads()
+        found = list(self._side_by_side(self.count_within, function, items))
+        # What a lane has set is partly the whole process's.
+        torch.set_num_threads(threads)
+        return found
+
+    @staticmethod
+    def _side_by_side(count: int, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         running: deque[Future[Result]] = deque()
         # A failing lane, or a caller that stops listening, leaves through here: what was begun is waited for.
-        with ThreadPoolExecutor(self.count, "lane", torch.set_num_threads, (1,)) as pool:
+        with ThreadPoolExecutor(count, "lane", torch.set_num_threads, (1,)) as pool:
             for item in items:
                 running.append(pool.submit(function, item))
-                if len(running) > self.count:
+                if len(running) > count:
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()

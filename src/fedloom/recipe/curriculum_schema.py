@@ -12,6 +12,12 @@ from fedloom.recipe.base import Config, PositiveInt
 MEASURED = ("fisher", "loss")
 
 
+class DifficultyColumn(Config):
+    """How hard an example is stands in its record."""
+
+    column: str = Field(min_length=1, description="Field with a number in every training record; higher is harder.")
+
+
 class CurriculumConfig(Config):
     """Which of a client's examples it trains on in which round: batches of the easiest first, in the end all.
 
@@ -19,10 +25,10 @@ class CurriculumConfig(Config):
     2410.00131); the formulas of the paces and all defaults are our choice.
     """
 
-    difficulty: Literal["fisher", "loss", "length", "random"] = Field(
+    difficulty: Literal["fisher", "loss", "length", "random"] | DifficultyColumn = Field(
         "fisher",
         description="What makes an example hard: fisher (trace of its Fisher information), loss (mean loss of its "
-        "labels), length (tokens), random (a fixed order, to compare with).",
+        "labels), length (tokens), random (a fixed order, to compare with), or {column: NAME}, a field of the records.",
     )
     pace: Literal["linear", "sqrt", "exp"] = Field(
         "linear", description="How the share of a client's batches grows from start to 1; sqrt early, exp late."
@@ -43,5 +49,11 @@ class CurriculumConfig(Config):
     @model_validator(mode="after")
     def _has_effect(self) -> CurriculumConfig:
         if self.refresh is not None and self.difficulty not in MEASURED:
-            raise ValueError(f"refresh has no effect on difficulty {self.difficulty!r}, which never changes")
+            name = self.difficulty if isinstance(self.difficulty, str) else "column"
+            raise ValueError(f"refresh has no effect on difficulty {name!r}, which never changes")
         return self
+
+    @property
+    def column(self) -> str | None:
+        """The field of the records that says how hard they are; None where none does."""
+        return self.difficulty.column if isinstance(self.difficulty, DifficultyColumn) else None

@@ -94,7 +94,7 @@ class LayersConfig(Config):
         return self.share == 1
 
 
-class SparseConfig(Config):
+class SparseUpdatesConfig(Config):
     """Which neurons of its private layers a client trains: those with most Fisher information (arXiv 2410.00131).
 
     A neuron is a row of LoRA's B and a column of its A, and a row of any other tensor [our choice].

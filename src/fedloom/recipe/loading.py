@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
@@ -96,7 +96,7 @@ def validate_recipe(values: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise _explain(error) from None
+        raise explain(error, Recipe) from None
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -174,7 +174,16 @@ def _shortened(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
     return values
 
 
-def _explain(error: ValidationError) -> UserError:
+def explain(error: ValidationError, root: type[BaseModel]) -> UserError:
+    """Tell the first thing that is wrong in values that were to become a model.
+
+    Args:
+        error: what pydantic found.
+        root: the model: a recipe, or another one read from YAML.
+
+    Returns:
+        One line with key, value and what is allowed.
+    """
     details = error.errors(include_url=False)
     # An unknown key is nearly always the cause of what else is missing, and of the variants of a union the one
     # that got furthest is the one that was meant: tell these first.
@@ -184,12 +193,12 @@ def _explain(error: ValidationError) -> UserError:
     location = [
         part
         for place, part in enumerate(detail["loc"], start=1)
-        if not _is_tag(part) or (kind == "extra_forbidden" and place == len(detail["loc"]))
+        if not _is_tag(detail["loc"][:place]) or (kind == "extra_forbidden" and place == len(detail["loc"]))
     ]
     key = ".".join(str(part) for part in location)
     context = detail.get("ctx", {})
     if kind == "extra_forbidden":
-        allowed = _allowed_keys(location[:-1], detail["loc"])
+        allowed = _allowed_keys(location[:-1], detail["loc"], root)
         # The names that transformers and PEFT have for the same come first: they are seldom near in spelling.
         elsewhere = _NAMES_ELSEWHERE.get(str(location[-1]))
         close = elsewhere if elsewhere in allowed else nearest(str(location[-1]), allowed)
@@ -211,12 +220,14 @@ def _explain(error: ValidationError) -> UserError:
         told = str(context["error"])
         return UserError(told if not key or told.startswith(key) else f"{key}: {told}")
     # A union tells of each of its variants; all of them are allowed.
-    union = [d for d in details if d["loc"][:-1] == detail["loc"][:-1] and _is_tag(d["loc"][-1])] or [detail]
-    wanted = " or ".join(_wanted(d, location) for d in union)
+    union = [d for d in details if d["loc"][:-1] == detail["loc"][:-1] and _is_tag(d["loc"])] or [detail]
+    wanted = " or ".join(_wanted(d, location, root) for d in union)
     literals = [d["ctx"]["expected"].strip("'") for d in union if d["type"] == "literal_error"]
     close = nearest(value, literals) if isinstance(value, str) else None
     hint = f"did you mean {close!r}?" if close else None
-    return UserError(f"{key}: {_shown(value)} is not {wanted}", hint=hint or _spelling_hint(value, union, location))
+    return UserError(
+        f"{key}: {_shown(value)} is not {wanted}", hint=hint or _spelling_hint(value, union, location, root)
+    )
 
 
 def _of_other_kinds(key: str, raw: Sequence[int | str]) -> str | None:
@@ -228,7 +239,7 @@ def _of_other_kinds(key: str, raw: Sequence[int | str]) -> str | None:
     return f"it belongs to {', '.join(owners)}; --set model.adapter={chosen} takes {chosen} with its own defaults"
 
 
-def _spelling_hint(value: Any, union: Sequence[Any], key: Sequence[int | str]) -> str | None:
+def _spelling_hint(value: Any, union: Sequence[Any], key: Sequence[int | str], root: type[BaseModel]) -> str | None:
     """What was probably meant by a value of the wrong type."""
     kinds = {detail["type"] for detail in union}
     if value is None:
@@ -240,7 +251,7 @@ def _spelling_hint(value: Any, union: Sequence[Any], key: Sequence[int | str]) -
     if isinstance(value, str) and "list_type" in kinds:
         return f"write [{', '.join(part.strip() for part in value.split(','))}]"
     if isinstance(value, str) and union[0]["type"] in {"model_type", "model_attributes_type"}:
-        keys = _allowed_keys(key, union[0]["loc"])
+        keys = _allowed_keys(key, union[0]["loc"], root)
         return f"write {{kind: {value}, ...}}" if "kind" in keys else None
     return None
 
@@ -283,9 +294,9 @@ _WANTED = {
 }
 
 
-def _wanted(detail: Any, location: Sequence[int | str]) -> str:
+def _wanted(detail: Any, location: Sequence[int | str], root: type[BaseModel]) -> str:
     if detail["type"] in {"model_type", "model_attributes_type"}:
-        return f"a section with the keys {', '.join(_allowed_keys(location, detail['loc']))}"
+        return f"a section with the keys {', '.join(_allowed_keys(location, detail['loc'], root))}"
     if detail["type"] in _WANTED:
         return _WANTED[detail["type"]].format(**detail.get("ctx", {}))
     return f"allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"
@@ -298,9 +309,16 @@ def _shown(value: Any) -> str:
     return words[value] if value is None or isinstance(value, bool) else repr(value)
 
 
-def _is_tag(part: int | str) -> bool:
-    # pydantic puts the chosen variant of a union into the location; a person never wrote that.
-    return isinstance(part, str) and (part in _TAGS or part.startswith("list["))
+def _is_tag(location: Sequence[int | str]) -> bool:
+    # pydantic puts the chosen variant of a union into the location, after its key; a person never wrote that.
+    *before, part = location
+    if not isinstance(part, str):
+        return False
+    return (
+        part in _TAGS
+        or part.startswith(("list[", "literal["))
+        or (bool(before) and part in _KINDS.get(str(before[-1]), ()))
+    )
 
 
 def _variants(model: type[BaseModel]) -> list[type[BaseModel]]:
@@ -317,20 +335,22 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for inner in get_args(annotation) for model in _models_in(inner)]
 
 
-def _tags() -> set[str]:
-    tags = {"list[str]", "SourceConfig", "str", "int", "float", "constrained-int", "constrained-float", "bool", "list"}
-    tags.update(f"literal['{name}']" for name in ("auto", "all-linear", "lossless"))
-    for model in _variants(Recipe):
-        if model.__name__.startswith("Partition") or issubclass(model, AdapterKind):
-            tags.update(get_args(model.model_fields["kind"].annotation))
-    return tags
+def _kinds(wanted: Callable[[type[BaseModel]], bool]) -> set[str]:
+    models = [model for model in _variants(Recipe) if wanted(model)]
+    return {name for model in models for name in get_args(model.model_fields["kind"].annotation)}
 
 
-_TAGS = _tags()
+_TAGS = {"list[str]", "SourceConfig", "str", "int", "float", "constrained-int", "constrained-float", "bool", "list"}
+_TAGS.add("DifficultyColumn")
+# The kinds of a union's variants by its key: elsewhere a key may have the same name, as local.sparse has.
+_KINDS = {
+    "adapter": _kinds(lambda model: issubclass(model, AdapterKind)),
+    "partition": _kinds(lambda model: model.__name__.startswith("Partition")),
+}
 
 
-def _allowed_keys(location: Sequence[int | str], raw: Sequence[int | str]) -> list[str]:
-    models: list[type[BaseModel]] = [Recipe]
+def _allowed_keys(location: Sequence[int | str], raw: Sequence[int | str], root: type[BaseModel]) -> list[str]:
+    models = [root]
     tags = set(raw)
     for part in location:
         if isinstance(part, int):

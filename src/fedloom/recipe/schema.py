@@ -14,7 +14,7 @@ from fedloom.recipe.combinations import check_combinations
 from fedloom.recipe.curriculum_schema import CurriculumConfig
 from fedloom.recipe.data_schema import DataConfig
 from fedloom.recipe.federation_schema import FederationConfig
-from fedloom.recipe.layers_schema import SparseConfig, check_layers
+from fedloom.recipe.layers_schema import SparseUpdatesConfig, check_layers
 from fedloom.recipe.model_schema import ModelConfig
 from fedloom.recipe.stop_schema import check_stop
 from fedloom.recipe.task_schema import TaskConfig, check_task
@@ -41,7 +41,7 @@ class LocalConfig(Config):
     max_gradient_norm: float | None = Field(
         1.0, gt=0, description="A client's gradient is scaled down to this norm; null: never."
     )
-    sparse: SparseConfig | None = Field(
+    sparse: SparseUpdatesConfig | None = Field(
         None,
         description="Train only the neurons of its private layers that matter most to a client; see docs/layers.md.",
     )

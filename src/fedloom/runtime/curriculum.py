@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.model.grouped_adapter import GroupedAdapter
+from fedloom.model.lanes import Lanes
 from fedloom.recipe import Recipe
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.task import ClientTask
@@ -53,13 +54,15 @@ class Curriculum:
         model: the frozen base.
         grouped: its grouped adapters.
         recipe: the run, with a curriculum.
+        lanes: in which the examples of a round's only client are measured.
     """
 
-    def __init__(self, model: PreTrainedModel, grouped: GroupedAdapter[Any], recipe: Recipe) -> None:
+    def __init__(self, model: PreTrainedModel, grouped: GroupedAdapter[Any], recipe: Recipe, lanes: Lanes) -> None:
         assert recipe.local.curriculum is not None
         self.model = model
         self.grouped = grouped
         self.recipe = recipe
+        self.lanes = lanes
         self.config = recipe.local.curriculum
 
     def lesson(
@@ -84,8 +87,10 @@ class Curriculum:
             since = int(stored[ROUNDS_SINCE]) + 1 if stored else 0
             if not stored or since == self.config.refresh:
                 since, tokens = 0, int(examples.lengths.sum())
+                # Clients of a round with several are in lanes themselves.
+                lanes = self.lanes if len(plan.clients) == 1 else None
                 difficulties = measured_difficulties(
-                    self.config.difficulty, self.model, self.grouped, work[0].adapter, examples
+                    self.config.difficulty, self.model, self.grouped, work[0].adapter, examples, lanes
                 )
             else:
                 difficulties = stored[DIFFICULTIES].numpy()

@@ -60,7 +60,7 @@ class InProcessRuntime:
         self.store = store
         self.lanes = lanes
         self.attack = attack
-        self.curriculum = None if recipe.local.curriculum is None else Curriculum(model, grouped, recipe)
+        self.curriculum = None if recipe.local.curriculum is None else Curriculum(model, grouped, recipe, lanes)
         self.sizer = CohortSizer(model, grouped, recipe.runtime, lanes.count)
 
     def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor], algorithm: Algorithm) -> Iterator[Update]:

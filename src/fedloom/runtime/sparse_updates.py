@@ -11,7 +11,7 @@ from torch import Tensor
 from fedloom.data.shards import ExampleSet
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.randomness import numpy_generator
-from fedloom.recipe.layers_schema import SparseConfig
+from fedloom.recipe.layers_schema import SparseUpdatesConfig
 from fedloom.runtime.task import ClientTask
 from fedloom.training.entries import MaskedEntries, TrainedEntries
 from fedloom.training.sparse import neuron_mask, neurons_of, next_fisher
@@ -38,7 +38,7 @@ class SparseUpdates:
     def __init__(
         self,
         grouped: GroupedAdapter[Any],
-        config: SparseConfig,
+        config: SparseUpdatesConfig,
         seed: int,
         round_number: int,
         measure: MeasureFisher,

@@ -19,10 +19,11 @@ from fedloom.data.shards import ExampleSet
 from fedloom.model.example_sets import examples_at
 from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import GroupedAdapter
+from fedloom.model.lanes import Lanes
 from fedloom.model.packing import Example
 
-# A longer pass gains nothing on a CPU; see `cohort`.
-TOKENS = 4096
+# A longer pass gains nothing on a CPU, and fewer could not be shared out evenly among lanes.
+TOKENS = 2048
 # Entries of all gradients of a pass, where they are held: 64 MiB of them.
 ENTRIES = 1 << 24
 
@@ -33,6 +34,7 @@ def fisher_traces(
     adapter: Mapping[str, Tensor],
     examples: ExampleSet,
     indices: Sequence[int] | np.ndarray,
+    lanes: Lanes | None = None,
 ) -> np.ndarray:
     """The trace of each example's empirical Fisher information, the difficulty of FibecFed (arXiv 2410.00131).
 
@@ -45,18 +47,30 @@ def fisher_traces(
         adapter: fp32 tensors.
         examples: where the examples are.
         indices: [n] which of them.
+        lanes: in which passes run side by side; None: one after another in this thread.
 
     Returns:
         fp64 [n], none negative; an example's does not depend on the others.
     """
-    if grouped.has_squares:
-        return _squares(model, grouped, adapter, examples, indices)
-    traces = np.zeros(len(indices))
-    chosen = examples_at(examples, map(int, indices))
-    for first, gradients in _gradients(model, grouped, [adapter] * len(chosen), chosen):
-        views = grouped.split(gradients.double().square_())
-        sums = sum(view.flatten(1).sum(1) for name, view in views.items() if name not in grouped.head_names)
-        traces[first : first + len(gradients)] = sums.cpu().numpy()  # type: ignore[union-attr]
+    some = examples.subset(np.asarray(indices))
+    # Examples of equal lengths are neighbours, so that their gradients are products of one batch.
+    order = np.lexsort((some.label_counts, some.lengths))
+    some = some.subset(order)
+
+    def traces_of(members: range) -> np.ndarray:
+        chosen = examples_at(some, members)
+        if grouped.has_squares:
+            squares = grouped.load_squares(adapter, len(chosen))
+            loss = summed_means(model, grouped, [[example] for example in chosen])
+            return torch.autograd.grad(loss, squares)[0].cpu().numpy()
+        views = grouped.split(_gradients(model, grouped, [adapter] * len(chosen), chosen).double().square_())
+        sums = [view.flatten(1).sum(1) for name, view in views.items() if name not in grouped.head_names]
+        return torch.stack(sums).sum(0).cpu().numpy()
+
+    jobs = passes(some.lengths, len(some) if grouped.has_squares else _most(grouped))
+    parts = list(map(traces_of, jobs)) if lanes is None else lanes.map_within(traces_of, jobs)
+    traces = np.zeros(len(some))
+    traces[order] = np.concatenate(parts) if parts else 0.0
     return traces
 
 
@@ -104,45 +118,30 @@ def fisher_diagonals(
     owners = [place for place, some in enumerate(indices) for _ in some]
     chosen = [one for place, some in enumerate(indices) for one in examples_at(examples[place], map(int, some))]
     totals = torch.zeros(len(adapters), grouped.size, dtype=torch.float64, device=grouped.device)
-    for first, gradients in _gradients(model, grouped, [adapters[owner] for owner in owners], chosen):
-        for owner, row in zip(owners[first:], gradients, strict=False):
-            totals[owner] += row.double().square_()
+    for members in passes(np.array([len(one.tokens) for one in chosen]), _most(grouped)):
+        own = [adapters[owners[place]] for place in members]
+        gradients = _gradients(model, grouped, own, [chosen[place] for place in members])
+        for place, row in zip(members, gradients, strict=True):
+            totals[owners[place]] += row.double().square_()
     counts = torch.tensor([len(some) for some in indices], device=grouped.device)
     return (totals / counts[:, None]).float()
 
 
-def _squares(
-    model: PreTrainedModel,
-    grouped: GroupedAdapter[Any],
-    adapter: Mapping[str, Tensor],
-    examples: ExampleSet,
-    indices: Sequence[int] | np.ndarray,
-) -> np.ndarray:
-    """The same without any gradient of a whole adapter; a trained head has no part in it."""
-    traces = np.zeros(len(indices))
-    for members in passes(examples.lengths[np.asarray(indices)], len(indices)):
-        squares = grouped.load_squares(adapter, len(members))
-        chosen = examples_at(examples, (int(indices[place]) for place in members))
-        loss = summed_means(model, grouped, [[example] for example in chosen])
-        traces[members.start : members.stop] = torch.autograd.grad(loss, squares)[0].cpu().numpy()
-    return traces
+def _most(grouped: GroupedAdapter[Any]) -> int:
+    """Examples of a pass whose gradients are all held."""
+    return max(1, ENTRIES // grouped.size) if grouped.cohorts else 1
 
 
 def _gradients(
     model: PreTrainedModel,
     grouped: GroupedAdapter[Any],
     adapters: Sequence[Mapping[str, Tensor]],
-    examples: Sequence[Example],
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield where a pass begins among the examples, and the gradients of their mean losses, fp32 [groups, all].
-
-    Each example is a group of its own, and has an adapter.
-    """
-    most = max(1, ENTRIES // grouped.size) if grouped.cohorts else 1
-    for members in passes(np.array([len(example.tokens) for example in examples]), most):
-        grouped.load([adapters[place] for place in members])
-        grouped.backward(summed_means(model, grouped, [[examples[place]] for place in members]))
-        yield members.start, grouped.gradients
+    chosen: Sequence[Example],
+) -> Tensor:
+    """Each example's gradient of its mean loss under its adapter, fp32 [examples, parameters]."""
+    grouped.load(adapters)
+    grouped.backward(summed_means(model, grouped, [[example] for example in chosen]))
+    return grouped.gradients
 
 
 def summed_means(model: PreTrainedModel, grouped: GroupedAdapter[Any], groups: Sequence[Sequence[Example]]) -> Tensor:

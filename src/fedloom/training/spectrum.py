@@ -191,7 +191,8 @@ def lossless_share_of_density(values: NDArray[np.float64], weights: NDArray[np.f
     deviation = math.sqrt(KERNEL_VARIANCE * max(1.0, float(values.max() - values.min())))
 
     def keep(threshold: float) -> float:
-        return float(weights @ ndtr((values - threshold) / deviation))
+        # Weights add up to 1 but for rounding.
+        return min(1.0, float(weights @ ndtr((values - threshold) / deviation)))
 
     first, step = keep(0.0), FIRST_STEP
     # Below the kernel's width nothing changes from step to step, so the search ends.
