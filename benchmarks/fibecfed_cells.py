@@ -76,6 +76,7 @@ class Contender:
         rate: the learning rate at which the search begins.
         arm: federated, or local.
         first: what differs in the first of two stages, where there are two; the second starts from its adapter.
+        rate_of: the contender that has found its learning rate, where it is a longer run of the same.
     """
 
     title: str
@@ -83,12 +84,15 @@ class Contender:
     rate: float = 3e-3
     arm: str = "federated"
     first: dict[str, Any] | None = None
+    rate_of: str | None = None
 
 
 PLAIN: dict[str, Any] = {"local.curriculum": None, "federation.layers": None, "local.sparse": None}
 # As many values as LoRA has.
 SPARSE = {"model.adapter": {"kind": "sparse", "share": 0.04, "targets": ["query", "value"]}}
 HALF = {"federation.rounds": ROUNDS // 2}
+# As many rounds as in the paper.
+LONG = {"federation.rounds": 100, "evaluation.every": 10}
 
 
 def _layers(choose: str, others: str, **keys: Any) -> dict[str, Any]:
@@ -124,6 +128,8 @@ CONTENDERS = {
     "prompt_tuning": Contender("prompt tuning", _adapter("prompt_tuning", virtual_tokens=5), 3e-2),
     "p_tuning": Contender("P-tuning", _adapter("p_tuning", virtual_tokens=5, hidden_size=128)),
     "bottleneck": Contender("bottleneck adapters", _adapter("bottleneck", size=16)),
+    "fedavg_long": Contender("FedAvg-LoRA, 100 rounds", PLAIN | LONG, rate_of="fedavg"),
+    "fibecfed_long": Contender("FibecFed, 100 rounds", LONG, rate_of="fibecfed"),
 }
 # At the milder skew: FibecFed, its parts and its rivals.
 MILD = ("fedavg", "fibecfed", "no_sparse", "fedpeptao", "local")
@@ -196,6 +202,8 @@ class Study:
 
     def tuning(self, name: str, dataset: str) -> list[tuple[Configuration, float]] | None:
         """The learning rates that were tried, with the share of wrong answers; None where one is missing."""
+        if (short := CONTENDERS[name].rate_of) is not None:
+            return self.tuning(short, dataset)
         missing = False
 
         def error(configuration: Configuration) -> float:
