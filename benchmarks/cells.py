@@ -12,7 +12,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from fedloom.arms import build_arms
 from fedloom.data.federated import FederatedData
 from fedloom.errors import UserError
 from fedloom.federation import first_state, run_arm
+from fedloom.model.classes import classes_of
 from fedloom.recipe import Recipe, load_recipe
 from fedloom.report.events import EventLog, strict_json
-from fedloom.run_directory import EVENTS
-from fedloom.session import open_data, open_model, over_model
+from fedloom.run_directory import ADAPTER, EVENTS
+from fedloom.session import open_data, open_model, over_model, shared_layers
 from fedloom.statistics import student_interval
 from harness import arguments_of, machine, shared_folder, skip
 
@@ -39,11 +41,15 @@ class CellFile:
 
     Args:
         path: the file; created with the first cell.
+        others: files that other processes write to, only read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, others: Sequence[Path] = ()) -> None:
         self.path = path
         self._done: dict[str, dict[str, Any]] = {}
+        for other in others:
+            whole, _, _ = other.read_bytes().rpartition(b"\n")
+            self._take(whole)
         if not path.exists():
             return
         content = path.read_bytes()
@@ -51,7 +57,10 @@ class CellFile:
         if whole < len(content):
             # The line that a killed process was writing.
             os.truncate(path, whole)
-        for line in content[:whole].splitlines():
+        self._take(content[:whole])
+
+    def _take(self, lines: bytes) -> None:
+        for line in lines.splitlines():
             record = json.loads(line)
             self._done[_key(record["cell"])] = record
 
@@ -81,8 +90,9 @@ class CellFile:
             file.flush()
             os.fsync(file.fileno())
         self._done[_key(cell)] = record
-        loss = result["own"]["loss"] if "own" in result else result.get("loss")
-        print(f"{time.strftime('%H:%M:%S')} {seconds['seconds']:5.1f} s  {_told(cell)}: {loss}", flush=True)
+        block = result.get("personal") or result.get("own") or result
+        score = block.get("accuracy") or block.get("loss")
+        print(f"{time.strftime('%H:%M:%S')} {seconds['seconds']:5.1f} s  {_told(cell)}: {score}", flush=True)
         return result
 
 
@@ -92,6 +102,23 @@ def _key(cell: Cell) -> str:
 
 def _told(cell: Cell) -> str:
     return ", ".join(str(value) for key, value in cell.items() if key != "setting")
+
+
+class Stopwatch:
+    """Wall and CPU seconds while it runs; it runs from the beginning."""
+
+    def __init__(self) -> None:
+        self.wall = self.cpu = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Go on."""
+        self._began = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        """Add what has passed since `start`."""
+        self.wall += time.perf_counter() - self._began[0]
+        self.cpu += time.process_time() - self._began[1]
 
 
 class Workbench:
@@ -117,62 +144,115 @@ class Workbench:
             arm: federated, local, centralized; or base, which is only tested.
 
         Returns:
-            The arm's result (losses), training losses by round, how far the adapter has moved, and what a round costs
-            (without evaluation); where it diverged, {"loss": None, "failed": why}.
+            The arm's result (losses), training losses by round, evaluations so far with the seconds of training before
+            them, how far the adapter has moved, and what a round costs (without evaluation); where it diverged,
+            {"loss": None, "failed": why}.
         """
-        checked = load_recipe(recipe, [f"{key}={json.dumps(value)}" for key, value in setting.items()])
-        self.folder.mkdir(exist_ok=True)
-        data = self._opened(checked)
-        section = checked.model.model_dump_json()
-        if section not in self._models:
-            self._models[section] = open_model(checked)
+        with self._folder() as directory:
+            return self._train(directory, recipe, setting, arm)
+
+    def train_in_stages(self, recipe: str | Path, stages: Sequence[Mapping[str, Any]], arm: str) -> dict[str, Any]:
+        """Train federations one after another, each from the adapter that the one before has ended with.
+
+        Args:
+            recipe: a shipped recipe.
+            stages: of each its keys that have other values.
+            arm: of the last; all before it are federated.
+
+        Returns:
+            As `train`, of the last stage; with all rounds, and with the seconds and costs of all stages.
+        """
+        with self._folder() as directory:
+            whole: dict[str, Any] = {}
+            for number, setting in enumerate(stages):
+                place = directory / str(number)
+                place.mkdir()
+                start = {"model.adapter.start": str(directory / str(number - 1) / ADAPTER)} if number else {}
+                last = number + 1 == len(stages)
+                result = self._train(place, recipe, {**setting, **start}, arm if last else "federated")
+                if "failed" in result:
+                    return result
+                whole = _joined(whole, result) if whole else result
+            return whole
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
         # A folder of its own: clients keep state, and no cell is to find another's.
+        self.folder.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="cell-") as name:
-            directory = Path(name)
-            session = over_model(checked, directory, data, *self._models[section])
-            if arm == "base":
-                return _losses(session.evaluator.shared(session.grouped.untuned(session.grouped.initial(checked.seed))))
-            chosen = next(one for one in build_arms(session) if one.name == arm)
-            evaluating = 0.0
+            yield Path(name)
 
-            def evaluate(adapter: Mapping[str, Tensor], done: int) -> dict[str, Any]:
-                nonlocal evaluating
-                began = time.process_time()
-                result = chosen.evaluate(adapter, done)
-                evaluating += time.process_time() - began
-                return result
+    def _train(self, directory: Path, recipe: str | Path, setting: Mapping[str, Any], arm: str) -> dict[str, Any]:
+        checked = load_recipe(recipe, [f"{key}={json.dumps(value)}" for key, value in setting.items()])
+        data = self._opened(checked)
+        classes = classes_of(checked.task, data.labels, data.label_words)
+        # Where training starts from is no part of what is loaded.
+        section = f"{checked.model.model_dump_json(exclude={'adapter': {'start'}})} {classes}"
+        if section not in self._models:
+            self._models[section] = open_model(checked, classes=classes)
+        session = over_model(checked, directory, data, *self._models[section])
+        if arm == "base":
+            return _losses(session.evaluator.shared(session.grouped.untuned(session.grouped.initial(checked.seed))))
+        watch, curve = Stopwatch(), list[dict[str, Any]]()
+        if checked.federation.layers is not None and arm == "federated":
+            session.layers = shared_layers(session, directory)
+        chosen = next(one for one in build_arms(session) if one.name == arm)
 
-            state = first_state(session, chosen)
-            start = state.adapter
-            log = EventLog(directory / EVENTS)
-            began = time.process_time()
-            try:
-                run_arm(directory, session, replace(chosen, evaluate=evaluate), log, state)
-            except UserError as error:
-                if "finite number" not in str(error):
-                    raise
-                return {"loss": None, "failed": str(error)}
-            training = time.process_time() - began - evaluating
-            events = [json.loads(line) for line in (directory / EVENTS).read_text().splitlines()]
-            rounds = [event["loss"] for event in events if "train_seconds" in event]
-            return {
-                **_losses(state.results[arm]),
-                "rounds": rounds,
-                "tokens": sum(event.get("tokens", 0) for event in events),
-                "rejected": state.totals["rejected"],
-                "cost": {
-                    "cpu_seconds": training / chosen.rounds,
-                    "parameters": session.grouped.size,
-                    **_traffic(events),
-                },
-                "moved": norm({key: state.adapter[key] - start[key] for key in start}),
-            }
+        def evaluate(adapter: Mapping[str, Tensor], done: int) -> dict[str, Any]:
+            watch.stop()
+            result = chosen.evaluate(adapter, done)
+            curve.append({"round": done, "seconds": watch.wall, "cpu_seconds": watch.cpu, **_scores(result)})
+            watch.start()
+            return result
+
+        state = first_state(session, chosen)
+        start = state.adapter
+        log = EventLog(directory / EVENTS)
+        try:
+            run_arm(directory, session, replace(chosen, evaluate=evaluate), log, state)
+        except UserError as error:
+            if "finite number" not in str(error):
+                raise
+            return {"loss": None, "failed": str(error)}
+        events = [json.loads(line) for line in (directory / EVENTS).read_text().splitlines()]
+        rounds = [event["loss"] for event in events if "train_seconds" in event]
+        return {
+            **_losses(state.results[arm]),
+            "rounds": rounds,
+            "curve": curve,
+            "tokens": sum(event.get("tokens", 0) for event in events),
+            "rejected": state.totals["rejected"],
+            "cost": {
+                "cpu_seconds": curve[-1]["cpu_seconds"] / chosen.rounds,
+                "parameters": session.grouped.size,
+                **_traffic(events),
+            },
+            "moved": norm({key: state.adapter[key] - start[key] for key in start}),
+        }
 
     def _opened(self, recipe: Recipe) -> FederatedData:
-        key = json.dumps([recipe.data.model_dump(mode="json"), recipe.seed])
+        key = json.dumps([recipe.data.model_dump(mode="json"), recipe.task.model_dump(mode="json"), recipe.seed])
         if key not in self._data:
             self._data[key] = open_data(recipe, self.folder)
         return self._data[key]
+
+
+def _joined(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a stage with what came before it: rounds and seconds go on, costs are those of all rounds."""
+    last, counts = before["curve"][-1], (len(before["rounds"]), len(after["rounds"]))
+    curve = [
+        {**one, **{key: one[key] + last[key] for key in ("round", "seconds", "cpu_seconds")}} for one in after["curve"]
+    ]
+    cost = {
+        key: (before["cost"][key] * counts[0] + value * counts[1]) / sum(counts) for key, value in after["cost"].items()
+    }
+    return {
+        **after,
+        "rounds": before["rounds"] + after["rounds"],
+        "curve": before["curve"] + curve,
+        "tokens": before["tokens"] + after["tokens"],
+        "cost": cost | {"parameters": after["cost"]["parameters"]},
+    }
 
 
 def _traffic(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -184,10 +264,18 @@ def _traffic(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _losses(result: Mapping[str, Any]) -> dict[str, Any]:
     """Without accuracies, and without the single clients' numbers of examples; also of a matrix where there is one."""
-    blocks = {name: result[name] for name in ("own", "global") if name in result}
     clients = {name: block["loss"] for name, block in result.get("clients", {}).items()}
     cross = {client: {test: one["loss"] for test, one in on.items()} for client, on in result.get("cross", {}).items()}
-    return {"loss": result["loss"], **blocks, "clients": clients, **({"cross": cross} if cross else {})}
+    return {"loss": result["loss"], **_scores(result), "clients": clients, **({"cross": cross} if cross else {})}
+
+
+def _scores(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The means over clients and over the global test, without the single clients."""
+    return {
+        name: {key: value for key, value in result[name].items() if key != "clients"}
+        for name in ("own", "personal", "global")
+        if name in result
+    }
 
 
 def carry_on(

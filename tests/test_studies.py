@@ -93,3 +93,41 @@ def test_the_interval_is_students():
     assert told_interval([1.0, 2.0, 3.0], signed=True) == "+2.000 ± 2.484"
     assert told_interval([1.0]) == "1.000"
     assert told_interval([1.0, math.inf]) == "failed"
+
+
+def curve(*points):
+    return [{"cpu_seconds": cpu, "seconds": 2 * cpu, "own": {"accuracy": value}} for cpu, value in points]
+
+
+def test_seconds_to_the_rivals_final_accuracy_are_those_of_mean_curves():
+    from fibecfed_tables import course, speed
+
+    rival = {"a": [{"curve": curve((10, 0.5), (20, 0.7))}, {"curve": curve((14, 0.6), (24, 0.8))}]}
+    assert [(point.cpu, point.accuracy) for point in course(rival["a"])] == [(12, 0.55), (22, 0.75)]
+    # Its final accuracy, 0.75, is reached after 22 s there, after 5.5 s here.
+    quick = {"a": [{"curve": curve((5, 0.75), (9, 0.6))}, {"curve": curve((6, 0.75), (9, 0.6))}]}
+    assert speed(quick, rival) == ["1 of 1", "4.00", "4.00"]
+    slow = {"a": [{"curve": curve((5, 0.7), (9, 0.74))}], "b": [{"curve": curve((1, 1.0))}]}
+    assert speed(slow, rival) == ["0 of 1", "", ""]
+    failed = {"a": [{"curve": curve((1, 1.0))}, {"loss": None, "failed": "diverged"}]}
+    assert speed(failed, rival) == ["0 of 1", "", ""]
+
+
+def test_what_a_client_would_use_is_its_personal_model_where_it_has_one():
+    from fibecfed_cells import accuracy
+
+    assert accuracy({"own": {"accuracy": 0.5}, "personal": {"accuracy": 0.75}}) == 0.75
+    assert accuracy({"own": {"accuracy": 0.5}}) == 0.5
+    assert accuracy({"loss": None, "failed": "diverged"}) == 0.0
+
+
+def test_cells_of_other_processes_are_read_and_not_written(tmp_path):
+    from cells import CellFile
+
+    CellFile(tmp_path / "theirs.jsonl").result_of({"name": "a"}, lambda: {"loss": 1.0})
+    before = (tmp_path / "theirs.jsonl").read_bytes()
+    mine = CellFile(tmp_path / "mine.jsonl", [tmp_path / "theirs.jsonl"])
+    assert mine.result({"name": "a"}) == {"loss": 1.0}
+    mine.result_of({"name": "b"}, lambda: {"loss": 2.0})
+    assert (tmp_path / "theirs.jsonl").read_bytes() == before
+    assert CellFile(tmp_path / "mine.jsonl").result({"name": "a"}) is None

@@ -20,7 +20,7 @@ from fedloom.model.lanes import Lanes
 from fedloom.recipe import load_recipe
 from fedloom.recipe.model_schema import ModelConfig
 from fedloom.session import open_data
-from fedloom.training.fisher import fisher_diagonal, fisher_traces
+from fedloom.training.fisher import fisher_diagonal, fisher_diagonals, fisher_traces
 from tests.encoders import tiny_bert, tiny_roberta
 from tests.federated_runs import recipe, write_examples
 
@@ -107,6 +107,16 @@ def test_an_examples_trace_does_not_depend_on_its_company_to_the_last_bit(exampl
     order = [7, 2, 9, 0, 11]
     assert fisher_traces(model, grouped, adapter, examples, order).tolist() == together[order].tolist()
     assert [fisher_traces(model, grouped, adapter, examples, [i])[0] for i in order] == together[order].tolist()
+
+
+def test_diagonals_of_several_adapters_are_those_of_each_alone_to_the_last_bit(examples):
+    torch.set_num_threads(1)
+    model, grouped = open_pocket()
+    adapters = [grouped.initial(0), trained_adapter(grouped), grouped.initial(1)]
+    some = [[3, 1], [0, 2, 5], [4]]
+    together = fisher_diagonals(model, grouped, adapters, [examples] * 3, some)
+    for row, adapter, chosen in zip(together, adapters, some, strict=True):
+        assert torch.equal(row, fisher_diagonal(model, grouped, adapter, examples, chosen))
 
 
 @pytest.mark.parametrize("kind", ["rslora", "dora", "ia3", "bitfit", "full"])

@@ -37,11 +37,13 @@ def shipped_recipes() -> dict[str, Path]:
     """Recipes by name.
 
     Returns:
-        Paths of the YAML files: beside the package when installed, in the repository when worked on.
+        Paths of the YAML files: beside the package when installed, in the repository when worked on. Those of a
+        sub-folder have its name before their own, as fibecfed/sst2.
     """
     for folder in (PACKAGE / "recipes", PACKAGE.parent.parent / "recipes"):
         if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
+            found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
+            return dict(sorted(found.items()))
     return {}
 
 

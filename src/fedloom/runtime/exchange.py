@@ -114,22 +114,31 @@ class Exchange:
 
         self.bytes_down = bytes_down
 
-    def work(self, task: ClientTask) -> list[ClientWork]:
-        """What a client has to do: train what it is sent, and its own adapter where the algorithm has one.
+    def work(self, tasks: Sequence[ClientTask]) -> list[list[ClientWork]]:
+        """What clients have to do: train what they are sent, and their own adapters where the algorithm has some.
 
         Args:
-            task: the client's round.
+            tasks: the rounds of a cohort's clients.
 
         Returns:
-            One piece of work, or two.
+            For each one piece of work, or two.
         """
-        stored = self.store.load(self.plan.arm, task.client, self.plan.round) or {}
-        work = self._work(task, stored)
+        states = [self.store.load(self.plan.arm, task.client, self.plan.round) or {} for task in tasks]
+        work = [self._work(task, stored) for task, stored in zip(tasks, states, strict=True)]
+        if self.sparse is not None:
+            kept = [_with_prefix(stored, SPARSE) for stored in states]
+            shares = [self.plan.sparse[task.client] for task in tasks]
+            every = self.sparse.entries(tasks, [pieces[0].adapter for pieces in work], kept, shares)
+            work = [
+                [replace(pieces[0], entries=entries, rule=self._rule_within(entries)), *pieces[1:]]
+                for pieces, entries in zip(work, every, strict=True)
+            ]
         if self.curriculum is None or self.plan.data_share == 1:
             return work
-        lesson = self.curriculum.lesson(self.plan, task, work, _with_prefix(stored, CURRICULUM))
-        self._lessons[task.client] = lesson
-        return lesson.work
+        for task, pieces, stored in zip(tasks, work, states, strict=True):
+            lesson = self.curriculum.lesson(self.plan, task, pieces, _with_prefix(stored, CURRICULUM))
+            self._lessons[task.client] = lesson
+        return [self._lessons[task.client].work for task in tasks]
 
     def _work(self, task: ClientTask, stored: Mapping[str, Tensor]) -> list[ClientWork]:
         plan = self.plan
@@ -143,9 +152,6 @@ class Exchange:
         start = self._start(task.client, rank)
         begin = {**start, **{name: own[name] for name in self.private if name in own}} if self.private else start
         pieces = [self._piece(task, self.rule, begin, start, kept, rank)]
-        if self.sparse is not None:
-            entries = self.sparse.entries(task, begin, _with_prefix(stored, SPARSE), plan.sparse[task.client])
-            pieces = [replace(pieces[0], entries=entries, rule=self._rule_within(entries))]
         if self.pruning is not None and (prune_rate := plan.prune_rates.get(task.client, 0.0)):
             omission = self.pruning.choose(task, begin, _with_prefix(stored, PRUNING), prune_rate)
             pieces = [replace(pieces[0], entries=self.pruning.entries(task.client), omission=omission)]
@@ -154,19 +160,29 @@ class Exchange:
             pieces.append(self._piece(task, self.algorithm.personal, own or start, start, personal, rank))
         return pieces
 
-    def update(self, task: ClientTask, results: Sequence[ClientResult]) -> Update:
-        """What a client sends; what it keeps is stored.
+    def updates(self, tasks: Sequence[ClientTask], results: Sequence[Sequence[ClientResult]]) -> list[Update]:
+        """What clients send; what they keep is stored.
 
         Args:
-            task: the client's round.
-            results: one for each piece of its work.
+            tasks: the rounds of a cohort's clients.
+            results: of each, one for each piece of its work.
 
         Returns:
-            Its update.
+            Their updates.
         """
+        kept: list[dict[str, Tensor]] = [{} for _ in tasks]
+        if self.sparse is not None:
+            kept = self.sparse.states(tasks, [pieces[0].adapter for pieces in results])
+        return [
+            self._update(task, pieces, {SPARSE + name: vector for name, vector in own.items()})
+            for task, pieces, own in zip(tasks, results, kept, strict=True)
+        ]
+
+    def _update(self, task: ClientTask, results: Sequence[ClientResult], learnt: dict[str, Tensor]) -> Update:
         result, plan = results[0], self.plan
         lesson = self._lessons.pop(task.client, None)
-        learnt = {} if lesson is None else {CURRICULUM + name: value for name, value in lesson.kept.items()}
+        if lesson is not None:
+            learnt |= {CURRICULUM + name: value for name, value in lesson.kept.items()}
         if plan.personal:
             kept = learnt | {ADAPTER + name: value for name, value in result.adapter.items()}
             kept |= {MOMENTS + name: value for name, value in result.optimizer_state.items()}
@@ -247,8 +263,6 @@ class Exchange:
         if len(results) > 1:
             kept |= {ADAPTER + name: value for name, value in results[1].adapter.items()}
             kept |= {PERSONAL + name: vector for name, vector in results[1].finish.kept.items()}
-        if self.sparse is not None:
-            kept |= {SPARSE + name: vector for name, vector in self.sparse.state(task, result.adapter).items()}
         if self.pruning is not None:
             kept |= {PRUNING + name: value for name, value in self.pruning.state(task.client).items()}
         if kept:

@@ -30,7 +30,7 @@ from fedloom.runtime.task import ClientTask
 from fedloom.training.batches import round_batches, round_tokens
 from fedloom.training.client import ClientWork, LocalTraining
 from fedloom.training.cohort import ClientResult, train_cohort
-from fedloom.training.fisher import fisher_diagonal
+from fedloom.training.fisher import fisher_diagonals
 from fedloom.training.optimizers import local_optimizer
 from fedloom.training.unit_importance import unit_importance
 
@@ -109,11 +109,9 @@ class InProcessRuntime:
 
         def train_members(cohort: range) -> list[Update]:
             tasks = [self._task(plan, clients[place]) for place in cohort]
-            work = [exchange.work(task) for task in tasks]
+            work = exchange.work(tasks)
             results = iter(self._train(plan, exchange, [piece for pieces in work for piece in pieces]))
-            return [
-                exchange.update(task, [next(results) for _ in pieces]) for task, pieces in zip(tasks, work, strict=True)
-            ]
+            return exchange.updates(tasks, [[next(results) for _ in pieces] for pieces in work])
 
         for updates in self.lanes.map(train_members, cohorts, alone=len(plan.clients) == 1):
             yield from updates
@@ -139,8 +137,10 @@ class InProcessRuntime:
         if config is None:
             return None
 
-        def measure(adapter: Adapter, examples: ExampleSet, indices: np.ndarray) -> Tensor:
-            return fisher_diagonal(self.model, self.grouped, adapter, examples, indices)
+        def measure(
+            adapters: Sequence[Adapter], examples: Sequence[ExampleSet], indices: Sequence[np.ndarray]
+        ) -> Tensor:
+            return fisher_diagonals(self.model, self.grouped, adapters, examples, indices)
 
         def updates(private: set[str], trained: set[str]) -> SparseUpdates:
             return SparseUpdates(self.grouped, config, self.recipe.seed, plan.round, measure, private, trained)

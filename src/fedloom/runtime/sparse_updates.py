@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from fedloom.runtime.task import ClientTask
 from fedloom.training.entries import MaskedEntries, TrainedEntries
 from fedloom.training.sparse import neuron_mask, neurons_of, next_fisher
 
-# Given an adapter and some of a client's examples, fp32 [parameters]; see `fisher_diagonal`.
-MeasureFisher = Callable[[Adapter, ExampleSet, np.ndarray], Tensor]
+# Given clients' adapters and some of each one's examples, fp32 [clients, parameters]; see `fisher_diagonals`.
+MeasureFisher = Callable[[Sequence[Adapter], Sequence[ExampleSet], Sequence[np.ndarray]], Tensor]
 # Of a client's state: its private entries' Fisher information.
 FISHER = "fisher"
 
@@ -57,37 +57,58 @@ class SparseUpdates:
         # What clients at work began with.
         self._fisher: dict[str, Tensor] = {}
 
-    def entries(self, task: ClientTask, start: Adapter, stored: Mapping[str, Tensor], share: float) -> MaskedEntries:
-        """What a client trains: shared tensors whole, and of its private ones the neurons that matter most.
+    def entries(
+        self,
+        tasks: Sequence[ClientTask],
+        starts: Sequence[Adapter],
+        stored: Sequence[Mapping[str, Tensor]],
+        shares: Sequence[float],
+    ) -> list[MaskedEntries]:
+        """What clients train: shared tensors whole, and of their private ones the neurons that matter most.
 
         Args:
-            task: the client's round.
-            start: where it begins.
-            stored: its state; where it has no Fisher information, that is measured now.
-            share: of the neurons.
+            tasks: the clients' rounds.
+            starts: where each begins.
+            stored: the state of each; where it has no Fisher information, that is measured now.
+            shares: of the neurons, for each client.
 
         Returns:
-            The entries.
+            The entries of each.
         """
-        fisher = stored[FISHER] if FISHER in stored else self._measured(task, start)
-        self._fisher[task.client] = fisher
-        mask = neuron_mask(fisher, self._neurons, share)
-        return MaskedEntries(self._grouped, self._trained, self._private, mask)
+        fisher = {task.client: state[FISHER] for task, state in zip(tasks, stored, strict=True) if FISHER in state}
+        new = [place for place, task in enumerate(tasks) if task.client not in fisher]
+        measured = self._measured([tasks[place] for place in new], [starts[place] for place in new])
+        fisher |= {tasks[place].client: value for place, value in zip(new, measured, strict=True)}
+        self._fisher |= fisher
+        return [
+            MaskedEntries(
+                self._grouped, self._trained, self._private, neuron_mask(fisher[task.client], self._neurons, share)
+            )
+            for task, share in zip(tasks, shares, strict=True)
+        ]
 
-    def state(self, task: ClientTask, adapter: Adapter) -> dict[str, Tensor]:
-        """What a client remembers after its round.
+    def states(self, tasks: Sequence[ClientTask], adapters: Sequence[Adapter]) -> list[dict[str, Tensor]]:
+        """What clients remember after their round.
 
         Args:
-            task: the client's round.
-            adapter: where it arrived.
+            tasks: the clients' rounds.
+            adapters: where each arrived.
 
         Returns:
-            Its Fisher information, fp32 [private entries].
+            For each its Fisher information, fp32 [private entries].
         """
-        before = self._fisher.pop(task.client)
-        return {FISHER: next_fisher(before, self._measured(task, adapter), self._config.momentum)}
+        return [
+            {FISHER: next_fisher(self._fisher.pop(task.client), measured, self._config.momentum)}
+            for task, measured in zip(tasks, self._measured(tasks, adapters), strict=True)
+        ]
 
-    def _measured(self, task: ClientTask, adapter: Adapter) -> Tensor:
+    def _measured(self, tasks: Sequence[ClientTask], adapters: Sequence[Adapter]) -> list[Tensor]:
+        if not tasks:
+            return []
+        chosen = [self._examples(task) for task in tasks]
+        diagonals = self._measure(adapters, [task.examples for task in tasks], chosen)
+        return [self._entries.values(diagonal).cpu() for diagonal in diagonals]
+
+    def _examples(self, task: ClientTask) -> np.ndarray:
         draw = numpy_generator(self._seed, "sparse", self._round, task.client).permutation(len(task.examples))
-        chosen = np.sort(draw[: self._config.examples])
-        return self._entries.values(self._measure(adapter, task.examples, chosen)).cpu()
+        return np.sort(draw[: self._config.examples])

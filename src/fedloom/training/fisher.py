@@ -63,7 +63,7 @@ def fisher_traces(
             squares = grouped.load_squares(adapter, len(chosen))
             loss = summed_means(model, grouped, [[example] for example in chosen])
             return torch.autograd.grad(loss, squares)[0].cpu().numpy()
-        views = grouped.split(_gradients(model, grouped, adapter, chosen).double().square_())
+        views = grouped.split(_gradients(model, grouped, [adapter] * len(chosen), chosen).double().square_())
         sums = [view.flatten(1).sum(1) for name, view in views.items() if name not in grouped.head_names]
         return torch.stack(sums).sum(0).cpu().numpy()
 
@@ -93,12 +93,38 @@ def fisher_diagonal(
     Returns:
         fp32 [parameters], in the flat order of `grouped`, those of a trained head included.
     """
-    some = examples.subset(np.asarray(indices))
-    total = torch.zeros(grouped.size, dtype=torch.float64, device=grouped.device)
-    for members in passes(some.lengths, _most(grouped)):
-        for row in _gradients(model, grouped, adapter, examples_at(some, members)):
-            total += row.double().square_()
-    return (total / len(some)).float()
+    return fisher_diagonals(model, grouped, [adapter], [examples], [indices])[0]
+
+
+def fisher_diagonals(
+    model: PreTrainedModel,
+    grouped: GroupedAdapter[Any],
+    adapters: Sequence[Mapping[str, Tensor]],
+    examples: Sequence[ExampleSet],
+    indices: Sequence[Sequence[int] | np.ndarray],
+) -> Tensor:
+    """`fisher_diagonal` of several adapters, each on examples of its own, which share passes.
+
+    Args:
+        model: the frozen base.
+        grouped: where the adapters are put; what it holds is replaced.
+        adapters: fp32 tensors of each.
+        examples: for each adapter, where its examples are.
+        indices: for each adapter which of them; at least one.
+
+    Returns:
+        fp32 [adapters, parameters]; an adapter's row does not depend on the others.
+    """
+    owners = [place for place, some in enumerate(indices) for _ in some]
+    chosen = [one for place, some in enumerate(indices) for one in examples_at(examples[place], map(int, some))]
+    totals = torch.zeros(len(adapters), grouped.size, dtype=torch.float64, device=grouped.device)
+    for members in passes(np.array([len(one.tokens) for one in chosen]), _most(grouped)):
+        own = [adapters[owners[place]] for place in members]
+        gradients = _gradients(model, grouped, own, [chosen[place] for place in members])
+        for place, row in zip(members, gradients, strict=True):
+            totals[owners[place]] += row.double().square_()
+    counts = torch.tensor([len(some) for some in indices], device=grouped.device)
+    return (totals / counts[:, None]).float()
 
 
 def _most(grouped: GroupedAdapter[Any]) -> int:
@@ -107,10 +133,13 @@ def _most(grouped: GroupedAdapter[Any]) -> int:
 
 
 def _gradients(
-    model: PreTrainedModel, grouped: GroupedAdapter[Any], adapter: Mapping[str, Tensor], chosen: Sequence[Example]
+    model: PreTrainedModel,
+    grouped: GroupedAdapter[Any],
+    adapters: Sequence[Mapping[str, Tensor]],
+    chosen: Sequence[Example],
 ) -> Tensor:
-    """Each example's gradient of its mean loss, fp32 [examples, parameters]."""
-    grouped.load([adapter] * len(chosen))
+    """Each example's gradient of its mean loss under its adapter, fp32 [examples, parameters]."""
+    grouped.load(adapters)
     grouped.backward(summed_means(model, grouped, [[example] for example in chosen]))
     return grouped.gradients
 
