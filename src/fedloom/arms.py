@@ -17,16 +17,19 @@ from numpy.typing import NDArray
 
 from fedloom.aggregation import Algorithm, State, Tensors, algorithm
 from fedloom.aggregation.fedbuff import FedBuff
+from fedloom.aggregation.kept_units import MeanOfKept
 from fedloom.aggregation.no_exchange import NoExchange
 from fedloom.aggregation.past_versions import PastVersions
 from fedloom.aggregation.registry import run_parameters
 from fedloom.aggregation.wrapped import PartlyPrivate
 from fedloom.data.splits import SPLITS
 from fedloom.model.tensor_names import names_in_layers, private_names
+from fedloom.model.units import find_blocks, ties_of
 from fedloom.participation import AsynchronousSchedule, Clock, Participants, Participation, read_trace
 from fedloom.recipe import Recipe
 from fedloom.recipe.adapter_schema import LowRank
 from fedloom.recipe.participation_schema import ClockConfig
+from fedloom.recipe.pruning_schema import prunes
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.exchange import personal_adapter
 from fedloom.session import POOLED, Session
@@ -117,6 +120,9 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
     others = session.layers.others if session.layers is not None else ()
     trains_others = federation.layers is not None and federation.layers.others == "private"
     apart = names_in_layers(session.grouped.shapes, others)
+    pruning = recipe.local.pruning if prunes(recipe) else None
+    if pruning is not None:
+        chosen = MeanOfKept(chosen, ties_of(find_blocks(session.model), session.grouped.shapes))
     if federation.private or apart:
         named = private_names(session.grouped.shapes, "both", federation.private)
         chosen = PartlyPrivate(chosen, (named | apart).__contains__)
@@ -143,6 +149,7 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
             private_layers=others if trains_others else (),
             frozen_layers=() if trains_others else others,
             sparse=_sparse_shares(session, participants.clients) if private or others else {},
+            prune_rates={} if pruning is None else {name: pruning.rate_of(name) for name in participants.clients},
             data_share=planned_share(recipe.local.curriculum, number, federation.rounds),
             versions=versions,
             missing=participants.missing,

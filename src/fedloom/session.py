@@ -28,11 +28,14 @@ from fedloom.model.fingerprint import base_fingerprint
 from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.lanes import Lanes
+from fedloom.model.pruned_pass import make_prunable
 from fedloom.model.start import first_adapter, start_fingerprint, start_of
 from fedloom.model.tensor_names import check_layer_numbers, check_patterns
+from fedloom.model.units import find_blocks
 from fedloom.participation import check_participation
 from fedloom.recipe import Recipe
 from fedloom.recipe.combinations import check_named_clients
+from fedloom.recipe.pruning_schema import prunes
 from fedloom.report.events import read_events
 from fedloom.run_directory import CLIENTS, DATA, EVENTS, LAYERS, write_json
 from fedloom.runtime import Runtime
@@ -101,7 +104,7 @@ def check_settings(recipe: Recipe) -> None:
     """
     quiet_libraries()
     pick_device(recipe.runtime.device)
-    layout = check_model(recipe.model, recipe.runtime, recipe.task)
+    layout = check_model(recipe.model, recipe.runtime, recipe.task, prunes(recipe))
     if recipe.federation.private:
         shared = algorithm_class(recipe.federation.algorithm.name).shared
         check_patterns(layout.shapes, shared, recipe.federation.private)
@@ -129,8 +132,12 @@ def open_model(
     if grouped.fits_own_layers and not changes_base and recipe.model.quantization is None:
         # Own layers multiply frozen weights side by side, and know of no change to one of them.
         use_own_layers(model, grouped)
+    pruned = prunes(recipe)
+    if pruned:
+        make_prunable(model, grouped, find_blocks(model))
     make_layers_repeatable(model, grouped)
-    apart = not changes_base or grouped.device.type != "cpu"
+    # What clients leave out of the lowest layers differs, and with it what comes out of these.
+    apart = (not changes_base or grouped.device.type != "cpu") and not pruned
     frozen = frozen_layers(model, grouped.layers) if apart else 0
     if frozen:
         gigabytes = PREFIX_CACHE_GB if recipe.runtime.prefix_cache_gb is None else recipe.runtime.prefix_cache_gb

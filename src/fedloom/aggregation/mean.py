@@ -25,7 +25,7 @@ class StreamingMean:
     """
 
     def __init__(self, reference: Tensors, weighting: Weighting) -> None:
-        self._reference = reference
+        self.reference = reference
         self._weighting = weighting
         self._sums = zeros_like(reference)
         self._total = torch.zeros((), dtype=torch.float64)
@@ -75,7 +75,7 @@ class StreamingMean:
             RejectedUpdate: where names, shapes, numbers or the weight are not acceptable.
         """
         weight = self.weight(update)
-        check_delta(update.delta, self._reference)
+        check_delta(update.delta, self.reference)
         add_scaled(self._sums, update.delta, weight * self.scale(update))
         self._total += weight
 

@@ -17,6 +17,7 @@ from fedloom.model.base import pick_device
 from fedloom.model.classes import classes_of
 from fedloom.model.start import start_of
 from fedloom.recipe import Recipe
+from fedloom.recipe.pruning_schema import prunes
 from fedloom.run_directory import DATA, LAYERS, write_json
 from fedloom.runtime.cohort_size import GIB, memory_budget
 from fedloom.runtime.process import return_freed_memory
@@ -114,7 +115,7 @@ class Workshop:
         classes = classes_of(recipe.task, data.labels, data.label_words)
         # Where training starts from is no part of what is loaded.
         model = recipe.model.model_dump_json(exclude={"adapter": {"start"}})
-        key = (model, _text(recipe.runtime), str(changes_base), str(classes))
+        key = (model, _text(recipe.runtime), str(changes_base), str(classes), str(prunes(recipe)))
         # What lies below the lowest adapter is kept by example, and examples belong to their data.
         if self._model_key not in {key, (*key, data.fingerprint)}:
             self._model = None

@@ -16,28 +16,34 @@ from fedloom.model.classes import first_position, is_causal
 from fedloom.model.decoder_layer import frozen_layers
 from fedloom.model.grouped_adapter import Layout
 from fedloom.model.start import check_start
+from fedloom.model.units import find_blocks
 from fedloom.recipe.adapter_schema import VirtualTokensConfig
 from fedloom.recipe.model_schema import ModelConfig
 from fedloom.recipe.schema import RuntimeConfig
 from fedloom.recipe.task_schema import TaskConfig
 
 
-def check_model(config: ModelConfig, runtime: RuntimeConfig, task: TaskConfig | None = None) -> Layout:
+def check_model(
+    config: ModelConfig, runtime: RuntimeConfig, task: TaskConfig | None = None, pruned: bool = False
+) -> Layout:
     """Find mistakes in the model section without reading a weight: the model is built on the meta device.
 
     Args:
         config: the recipe's model section.
         runtime: its runtime section.
         task: its task section; default: sft.
+        pruned: whether clients leave out units of the model.
 
     Returns:
         What an adapter consists of.
 
     Raises:
-        UserError: an unknown architecture, targets that the model does not have, a start that is no such adapter, or
-            options without effect on it.
+        UserError: an unknown architecture, targets that the model does not have, a start that is no such adapter,
+            units that are not known, or options without effect on it.
     """
     model = _on_meta(config, task)
+    if pruned:
+        find_blocks(model)
     if (task is None or task.head is None) and not is_causal(model):
         raise UserError(
             f"model.base: {config.base!r} is an encoder, whose tokens see what follows them: it can't learn to answer",

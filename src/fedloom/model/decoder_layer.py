@@ -8,7 +8,7 @@ faster than bf16, and the residual stream is more exact for it. And only what th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from fedloom.model.adapter_products import Site, adapter_gradients, add_adapters, squared_gradients
-from fedloom.model.adapters.lora import GroupedLora, GroupedLoraLayer
+from fedloom.model.adapter_products import adapter_gradients, add_adapters, squared_gradients
+from fedloom.model.adapters.lora import GroupedLora
 from fedloom.model.adapters.targets import layer_number
 from fedloom.model.attention import PackedAttention
 from fedloom.model.attention_layout import AttentionLayout
+from fedloom.model.frozen_linear import FrozenLinear, Slice, side_by_side
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.key_value_prefix import KeyValuePrefix, KeyValueRecorder
 
@@ -28,23 +29,6 @@ from fedloom.model.key_value_prefix import KeyValuePrefix, KeyValueRecorder
 FAMILY = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
 
 _AdapterGradients = list[Tensor | None]
-
-
-@dataclass(frozen=True)
-class _Frozen:
-    """Frozen linear layers side by side, and which of them carry adapters.
-
-    Args:
-        weight: [outputs of all, inputs].
-        bias: [outputs of all], or None.
-        sites: the adapted ones.
-        adapted: these, as wrapped.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    sites: tuple[Site, ...]
-    adapted: tuple[GroupedLoraLayer, ...]
 
 
 @dataclass(frozen=True)
@@ -57,6 +41,21 @@ class _Adapters:
     scale: float
     starts: tuple[int, ...]
     squared: bool
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The linear layers of a decoder layer: query, key and value, output; gate and up, down."""
+
+    projections: FrozenLinear
+    output: FrozenLinear
+    gate_up: FrozenLinear
+    down: FrozenLinear
+
+    def sliced(self, slices: Mapping[str, Slice]) -> _Weights:
+        """The same without the rows and columns of units that a client left out."""
+        parts = self.projections, self.output, self.gate_up, self.down
+        return _Weights(*(part.sliced(slices) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class _NormedProjection(torch.autograd.Function):
         x: Tensor,
         norm: Tensor,
         epsilon: float,
-        frozen: _Frozen,
+        frozen: FrozenLinear,
         adapters: _Adapters,
         squares: Tensor | None,
         *factors: Tensor,
@@ -130,7 +129,7 @@ class _ResidualProjection(torch.autograd.Function):
         ctx: Any,
         residual: Tensor,
         x: Tensor,
-        frozen: _Frozen,
+        frozen: FrozenLinear,
         adapters: _Adapters,
         squares: Tensor | None,
         *factors: Tensor,
@@ -223,9 +222,10 @@ class DecoderLayer:
         layer: the layer of the base model, its linear layers possibly wrapped.
         grouped: the adapters.
         last: whether nothing but the output head comes after it: then only labelled positions go on after attention.
+        name: the layer's full name.
     """
 
-    def __init__(self, layer: Any, grouped: GroupedAdapter[Any], last: bool) -> None:
+    def __init__(self, layer: Any, grouped: GroupedAdapter[Any], last: bool, name: str) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.grouped = grouped
         self.adapter_scale = grouped.scale if isinstance(grouped, GroupedLora) else 1.0
@@ -233,13 +233,13 @@ class DecoderLayer:
         self.number = int(attention.layer_idx)
         self.input_norm, self.input_epsilon = _norm(layer.input_layernorm)
         self.middle_norm, self.middle_epsilon = _norm(layer.post_attention_layernorm)
-        self.projections = _side_by_side([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.output = _side_by_side([attention.o_proj])
-        self.gate_up = _side_by_side([mlp.gate_proj, mlp.up_proj])
-        self.down = _side_by_side([mlp.down_proj])
+        self.weights = _Weights(
+            side_by_side(attention, f"{name}.self_attn", ["q_proj", "k_proj", "v_proj"]),
+            side_by_side(attention, f"{name}.self_attn", ["o_proj"]),
+            side_by_side(mlp, f"{name}.mlp", ["gate_proj", "up_proj"]),
+            side_by_side(mlp, f"{name}.mlp", ["down_proj"]),
+        )
         self.head_size = attention.head_dim
-        self.key_heads = attention.config.num_key_value_heads
-        self.heads = attention.config.num_attention_heads
         self.scale = attention.scaling
         per_layer = type(layer).__name__.startswith("Qwen2")
         self.window = getattr(attention if per_layer else attention.config, "sliding_window", None)
@@ -270,37 +270,45 @@ class DecoderLayer:
         cos, sin = (table[0, :, None].float() for table in position_embeddings)
         squared = self.grouped.squares is not None
         adapters = _Adapters(self.adapter_scale, self.grouped.group_starts, squared)
-        rows = self._normed(x, self.input_norm, self.input_epsilon, self.projections, adapters)
-        columns = (self.heads + self.key_heads) * self.head_size
+        pruned, weights = self.grouped.pruned, self.weights
+        if pruned is not None and pruned.slices:
+            weights = pruned.once(self.number, lambda: self.weights.sliced(pruned.slices))
+        queries, keys, _ = (size // self.head_size for size in weights.projections.sizes)
+        rows = self._normed(x, self.input_norm, self.input_epsilon, weights.projections, adapters)
+        columns = (queries + keys) * self.head_size
         rows = _Rotary.apply(rows, cos, sin, columns)  # type: ignore[no-untyped-call]
         if packed_prefix is not None:
             rows = packed_prefix.put_into_rows(rows, self.number)
         attended = PackedAttention.apply(  # type: ignore[no-untyped-call]
-            rows, packed_layout, self.heads, self.key_heads, self.scale, self.window, None
+            rows, packed_layout, queries, keys, self.scale, self.window, None
         )
         if self.last:
             assert packed_labels is not None
             x, attended = (values.index_select(0, packed_labels.positions) for values in (x, attended))
             adapters = _Adapters(self.adapter_scale, packed_labels.group_starts, squared)
-        x = self._residual(x, attended, self.output, adapters)
+        if pruned is not None:
+            attended = pruned.masked(weights.output.names[0], attended, adapters.starts)
+        x = self._residual(x, attended, weights.output, adapters)
         gated = _GatedSilu.apply(  # type: ignore[no-untyped-call]
-            self._normed(x, self.middle_norm, self.middle_epsilon, self.gate_up, adapters)
+            self._normed(x, self.middle_norm, self.middle_epsilon, weights.gate_up, adapters)
         )
-        return self._residual(x, gated, self.down, adapters)[None]
+        if pruned is not None:
+            gated = pruned.masked(weights.down.names[0], gated, adapters.starts)
+        return self._residual(x, gated, weights.down, adapters)[None]
 
-    def _normed(self, x: Tensor, norm: Tensor, epsilon: float, frozen: _Frozen, adapters: _Adapters) -> Tensor:
+    def _normed(self, x: Tensor, norm: Tensor, epsilon: float, frozen: FrozenLinear, adapters: _Adapters) -> Tensor:
         output: Tensor = _NormedProjection.apply(  # type: ignore[no-untyped-call]
             x, norm, epsilon, frozen, adapters, self.grouped.squares, *self._factors(frozen)
         )
         return output
 
-    def _residual(self, residual: Tensor, x: Tensor, frozen: _Frozen, adapters: _Adapters) -> Tensor:
+    def _residual(self, residual: Tensor, x: Tensor, frozen: FrozenLinear, adapters: _Adapters) -> Tensor:
         output: Tensor = _ResidualProjection.apply(  # type: ignore[no-untyped-call]
             residual, x, frozen, adapters, self.grouped.squares, *self._factors(frozen)
         )
         return output
 
-    def _factors(self, frozen: _Frozen) -> list[Tensor]:
+    def _factors(self, frozen: FrozenLinear) -> list[Tensor]:
         return [factor for layer in frozen.adapted for factor in layer.factors()]
 
 
@@ -311,17 +319,17 @@ def use_own_layers(model: PreTrainedModel, grouped: GroupedAdapter[Any]) -> None
         model: the frozen base, its target layers wrapped.
         grouped: the adapters; `own_layers` says what was done: then the last hidden states are those of label rows.
     """
-    layers = [module for module in model.modules() if type(module).__name__ in FAMILY]
+    layers = {name: module for name, module in model.named_modules() if type(module).__name__ in FAMILY}
     if not (
         layers
         and (grouped.plain_head or grouped.reader)
         and grouped.device.type == "cpu"
-        and all(_is_plain(layer) for layer in layers)
+        and all(_is_plain(layer) for layer in layers.values())
     ):
         return
-    for layer in layers:
+    for number, (name, layer) in enumerate(layers.items(), start=1):
         # The instance's forward hides the class's: names, weights and hooks of the model stay as they were.
-        layer.forward = DecoderLayer(layer, grouped, last=layer is layers[-1]).__call__
+        layer.forward = DecoderLayer(layer, grouped, number == len(layers), name).__call__
     grouped.own_layers = grouped.last_at_labels = True
 
 
@@ -346,22 +354,3 @@ def _is_plain(layer: Any) -> bool:
 
 def _norm(module: Any) -> tuple[Tensor, float]:
     return module.weight.detach().float(), float(module.variance_epsilon)
-
-
-def _side_by_side(layers: Sequence[nn.Module]) -> _Frozen:
-    """One weight for several layers; each layer's own becomes a view of it, so that none is kept twice."""
-    plain = [layer.base if isinstance(layer, GroupedLoraLayer) else layer for layer in layers]
-    linear = [layer for layer in plain if isinstance(layer, nn.Linear)]
-    weight = torch.cat([layer.weight.detach() for layer in linear])
-    bias = None if linear[0].bias is None else torch.cat([layer.bias.detach() for layer in linear])
-    sites: list[Site] = []
-    adapted: list[GroupedLoraLayer] = []
-    first = 0
-    for wrapped, layer in zip(layers, linear, strict=True):
-        last = first + layer.out_features
-        layer.weight.data = weight[first:last]
-        if isinstance(wrapped, GroupedLoraLayer):
-            sites.append(Site(first, last))
-            adapted.append(wrapped)
-        first = last
-    return _Frozen(weight, bias, tuple(sites), tuple(adapted))

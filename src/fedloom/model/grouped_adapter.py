@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fedloom.model.class_reader import ClassReader
     from fedloom.model.frozen_prefix import FrozenPrefix
     from fedloom.model.packing import PackedBatch
+    from fedloom.model.pruned_pass import PrunedPass
     from fedloom.recipe.model_schema import ModelConfig
 
 Adapter = dict[str, Tensor]
@@ -61,6 +62,8 @@ class _Loaded(threading.local):
         self.parameters: dict[str, Tensor] = {}
         self.gradient_views: dict[str, Tensor] = {}
         self.squares: Tensor | None = None
+        # What the groups leave out of the base; see `pruned_pass`.
+        self.pruned: PrunedPass | None = None
 
 
 class GroupedAdapter(Generic[KindConfig]):
@@ -256,6 +259,15 @@ class GroupedAdapter(Generic[KindConfig]):
     def squares(self) -> Tensor | None:
         """What `load_squares` has put in place, fp64 [groups]; else None."""
         return self._loaded.squares
+
+    @property
+    def pruned(self) -> PrunedPass | None:
+        """What the calling thread's passes leave out of the base; None: nothing."""
+        return self._loaded.pruned
+
+    @pruned.setter
+    def pruned(self, pruned: PrunedPass | None) -> None:
+        self._loaded.pruned = pruned
 
     @property
     def places(self) -> int:

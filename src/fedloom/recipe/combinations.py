@@ -68,7 +68,7 @@ def check_named_clients(recipe: Recipe, clients: Sequence[str]) -> None:
         clients: names of all training clients.
 
     Raises:
-        UserError: for ranks of clients that there are not.
+        UserError: for ranks or pruning rates of clients that there are not.
     """
     for place, group in enumerate(rank_groups(recipe)):
         for client in group.clients or []:
@@ -78,6 +78,14 @@ def check_named_clients(recipe: Recipe, clients: Sequence[str]) -> None:
                     f"model.adapter.rank.{place}.clients: {client!r} is no training client",
                     hint=f"did you mean {close!r}?" if close else None,
                 )
+    pruning = recipe.local.pruning
+    for client in pruning.rate if pruning is not None and isinstance(pruning.rate, dict) else ():
+        if client not in clients:
+            close = nearest(client, clients)
+            raise UserError(
+                f"local.pruning.rate: {client!r} is no training client",
+                hint=f"did you mean {close!r}?" if close else None,
+            )
 
 
 def _check_cross(recipe: Recipe) -> None:

@@ -16,6 +16,7 @@ from fedloom.recipe.data_schema import DataConfig
 from fedloom.recipe.federation_schema import FederationConfig
 from fedloom.recipe.layers_schema import SparseConfig, check_layers
 from fedloom.recipe.model_schema import ModelConfig
+from fedloom.recipe.pruning_schema import PruningConfig, check_pruning
 from fedloom.recipe.stop_schema import check_stop
 from fedloom.recipe.task_schema import TaskConfig, check_task
 
@@ -47,6 +48,11 @@ class LocalConfig(Config):
     )
     curriculum: CurriculumConfig | None = Field(
         None, description="Which of its examples a client trains on in which round; default: all in every round."
+    )
+    pruning: PruningConfig | None = Field(
+        None,
+        description="Leave out attention heads and feed-forward neurons of the base that matter least to a client; see "
+        "docs/pruning.md.",
     )
 
     @model_validator(mode="before")
@@ -226,6 +232,7 @@ class Recipe(Config):
         check_task(self)
         check_combinations(self)
         check_layers(self)
+        check_pruning(self)
         check_stop(self)
         return self
 

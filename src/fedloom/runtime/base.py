@@ -28,6 +28,7 @@ class RoundPlan:
         private_layers: layers whose tensors stay with clients.
         frozen_layers: layers that nobody trains or sends.
         sparse: of each client, the share of neurons that it trains of what it keeps; empty: all train all of it.
+        prune_rates: of each client, the share of the base's units that it leaves out; those not named: 0.
         data_share: of each client's batches, from the easiest on, how many it trains on; see `training.curriculum`.
         versions: the rounds after which clients got the adapter they train from, where it is not the newest.
         missing: clients that were drawn and don't count in this simulated round, and why.
@@ -46,6 +47,7 @@ class RoundPlan:
     private_layers: tuple[int, ...] = ()
     frozen_layers: tuple[int, ...] = ()
     sparse: Mapping[str, float] = field(default_factory=dict)
+    prune_rates: Mapping[str, float] = field(default_factory=dict)
     data_share: float = 1.0
     versions: Mapping[str, int] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from fedloom.runtime.attack import Attack
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.curriculum import Curriculum, Lesson
+from fedloom.runtime.pruning import ClientPruning
 from fedloom.runtime.sparse_updates import SparseUpdates
 from fedloom.runtime.task import ClientTask
 from fedloom.training.client import ClientWork
@@ -28,9 +29,9 @@ from fedloom.training.shared_entries import SharedOnly
 from fedloom.wire.encoding import encode
 
 # Parts of a client's state: an adapter or a part of one that is its own, its optimiser's moments, what the rules keep,
-# how hard its examples are, and which of its own entries matter most.
+# how hard its examples are, which of its own entries matter most, and which units of the base.
 ADAPTER, MOMENTS, KEPT, PERSONAL = "adapter/", "optimizer/", "kept/", "personal/"
-CURRICULUM, SPARSE = "curriculum/", "sparse/"
+CURRICULUM, SPARSE, PRUNING = "curriculum/", "sparse/", "pruning/"
 # A rule's own adapter is what it keeps under this name.
 OWN_ADAPTER = "personal"
 
@@ -49,6 +50,7 @@ class Exchange:
         attack: which clients do not send what they have learnt.
         curriculum: chooses what clients train on; None: everything.
         sparse: what clients train of private tensors, given their names and those of all that are trained.
+        pruning: what clients leave out of the base, given the names of what is trained; None: nothing.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Exchange:
         attack: Attack | None,
         curriculum: Curriculum | None,
         sparse: Callable[[set[str], set[str]], SparseUpdates] | None,
+        pruning: Callable[[set[str]], ClientPruning] | None,
     ) -> None:
         self.grouped = grouped
         self.plan = plan
@@ -89,6 +92,7 @@ class Exchange:
             shared = torch.cat([places[name].reshape(-1) for name in grouped.shapes if name in sent]).to(grouped.device)
             self.rule = SharedOnly(self.rule, shared, self.rule_entries.views)
         self.sparse = sparse(self.private, trained) if sparse is not None and plan.sparse else None
+        self.pruning = pruning(trained) if pruning is not None and plan.prune_rates else None
         beside = {name: value for name, value in broadcast.items() if "/" in name}
         self.versions = _sections(beside, "version")
         self.received = {
@@ -142,6 +146,9 @@ class Exchange:
         if self.sparse is not None:
             entries = self.sparse.entries(task, begin, _with_prefix(stored, SPARSE), plan.sparse[task.client])
             pieces = [replace(pieces[0], entries=entries, rule=self._rule_within(entries))]
+        if self.pruning is not None and (prune_rate := plan.prune_rates.get(task.client, 0.0)):
+            omission = self.pruning.choose(task, begin, _with_prefix(stored, PRUNING), prune_rate)
+            pieces = [replace(pieces[0], entries=self.pruning.entries(task.client), omission=omission)]
         if self.algorithm.personal is not None:
             personal = _with_prefix(stored, PERSONAL)
             pieces.append(self._piece(task, self.algorithm.personal, own or start, start, personal, rank))
@@ -176,6 +183,9 @@ class Exchange:
             for prefix, vector in result.finish.extra.items()
             for name, value in self.rule_entries.views(vector).items()
         }
+        if self.pruning is not None:
+            delta, units = self.pruning.sent(task.client, delta)
+            extra |= units
         if self.attack is not None:
             delta = self.attack.poisoned(delta, task.client, plan.round)
         metrics: dict[str, float] = {
@@ -239,6 +249,8 @@ class Exchange:
             kept |= {PERSONAL + name: vector for name, vector in results[1].finish.kept.items()}
         if self.sparse is not None:
             kept |= {SPARSE + name: vector for name, vector in self.sparse.state(task, result.adapter).items()}
+        if self.pruning is not None:
+            kept |= {PRUNING + name: value for name, value in self.pruning.state(task.client).items()}
         if kept:
             self.store.save(self.plan.arm, task.client, self.plan.round, kept)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from fedloom.aggregation import Algorithm, Update
 from fedloom.data.shards import ExampleSet
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.lanes import Lanes
+from fedloom.model.units import find_blocks
 from fedloom.recipe import Recipe
+from fedloom.recipe.pruning_schema import prunes
 from fedloom.recipe.ranks import client_rank
 from fedloom.runtime.attack import Attack
 from fedloom.runtime.base import RoundPlan
@@ -21,6 +24,7 @@ from fedloom.runtime.client_store import ClientStore
 from fedloom.runtime.cohort_size import CohortSizer
 from fedloom.runtime.curriculum import Curriculum
 from fedloom.runtime.exchange import Exchange
+from fedloom.runtime.pruning import ClientPruning, Prunable
 from fedloom.runtime.sparse_updates import SparseUpdates
 from fedloom.runtime.task import ClientTask
 from fedloom.training.batches import round_batches, round_tokens
@@ -28,6 +32,7 @@ from fedloom.training.client import ClientWork, LocalTraining
 from fedloom.training.cohort import ClientResult, train_cohort
 from fedloom.training.fisher import fisher_diagonal
 from fedloom.training.optimizers import local_optimizer
+from fedloom.training.unit_importance import unit_importance
 
 
 class InProcessRuntime:
@@ -61,6 +66,7 @@ class InProcessRuntime:
         self.lanes = lanes
         self.attack = attack
         self.curriculum = None if recipe.local.curriculum is None else Curriculum(model, grouped, recipe)
+        self.prunable = self._prunable() if prunes(recipe) else None
         self.sizer = CohortSizer(model, grouped, recipe.runtime, lanes.count)
 
     def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor], algorithm: Algorithm) -> Iterator[Update]:
@@ -96,6 +102,7 @@ class InProcessRuntime:
             attack,
             self.curriculum,
             self._sparse(plan),
+            self._pruning(plan),
         )
         # Of everybody only lengths are kept, as the local baseline plans the whole population; tasks are made anew.
         cohorts = self.sizer.cohorts([self._task(plan, client).tokens for client in clients])
@@ -140,6 +147,20 @@ class InProcessRuntime:
 
         return updates
 
+    def _prunable(self) -> Prunable:
+        config, blocks = self.recipe.local.pruning, find_blocks(self.model)
+        assert config is not None
+
+        def measure(adapter: Adapter, examples: ExampleSet, indices: np.ndarray) -> Tensor:
+            return unit_importance(self.model, self.grouped, blocks, adapter, examples, indices)
+
+        return Prunable(config, blocks, measure)
+
+    def _pruning(self, plan: RoundPlan) -> Callable[[set[str]], ClientPruning] | None:
+        if self.prunable is None:
+            return None
+        return partial(ClientPruning, self.grouped, self.prunable, self.recipe.seed, plan.round)
+
     def _task(self, plan: RoundPlan, client: str) -> ClientTask:
         examples = self.train_examples(client)
         if self.attack is not None and not plan.personal:
@@ -159,5 +180,16 @@ class InProcessRuntime:
             local.momentum,
             exchange.entries,
         )
-        passes = [work] if self.grouped.cohorts else [[piece] for piece in work]
-        return [result for some in passes for result in train_cohort(self.model, self.grouped, some, training)]
+        results: dict[int, ClientResult] = {}
+        for places in self._passes(work):
+            trained = train_cohort(self.model, self.grouped, [work[place] for place in places], training)
+            results.update(zip(places, trained, strict=True))
+        return [results[place] for place in range(len(work))]
+
+    def _passes(self, work: Sequence[ClientWork]) -> list[list[int]]:
+        """Which pieces of work are trained together: all but those over smaller weights of their own."""
+        alone = [piece.omission is not None and piece.omission.sliced for piece in work]
+        if not self.grouped.cohorts:
+            alone = [True for _ in work]
+        together = [place for place, single in enumerate(alone) if not single]
+        return ([together] if together else []) + [[place] for place, single in enumerate(alone) if single]

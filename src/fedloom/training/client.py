@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from fedloom.aggregation.client_rule import ClientFinish, ClientRound, ClientRule
 from fedloom.data.shards import ExampleSet
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
+from fedloom.model.units import Block
 from fedloom.training.entries import TrainedEntries
 from fedloom.training.optimizers import Optimizer, OptimizerState, clip_gradient
 
@@ -39,6 +40,21 @@ class LocalTraining:
 
 
 @dataclass(frozen=True)
+class Omission:
+    """What a client leaves out of the base.
+
+    Args:
+        blocks: the base's units.
+        kept: bool [units], those that it keeps.
+        sliced: whether it trains alone over smaller weights, or with others over the whole base, under masks.
+    """
+
+    blocks: Sequence[Block]
+    kept: Tensor
+    sliced: bool
+
+
+@dataclass(frozen=True)
 class ClientWork:
     """What one client of a cohort has to do.
 
@@ -53,6 +69,7 @@ class ClientWork:
         received: what else the server sent, a vector of trained entries for each name.
         kept: what the rule kept in an earlier round.
         entries: what this client trains; None: what all of the round do.
+        omission: what it leaves out of the base; None: nothing.
     """
 
     client: str
@@ -65,6 +82,7 @@ class ClientWork:
     received: Mapping[str, Tensor] = field(default_factory=dict)
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     entries: TrainedEntries | None = None
+    omission: Omission | None = None
 
 
 class LocalClient:

@@ -17,7 +17,8 @@ from fedloom.model.example_sets import examples_at
 from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.packing import Example
-from fedloom.training.client import ClientWork, LocalClient, LocalTraining
+from fedloom.model.pruned_pass import PrunedPass, by_masks, by_slices, leaving_out
+from fedloom.training.client import ClientWork, LocalClient, LocalTraining, Omission
 from fedloom.training.optimizers import OptimizerState
 
 # A longer pass gains nothing on a CPU: products are large enough, and activations leave the caches.
@@ -57,7 +58,7 @@ def train_cohort(
     Args:
         model: the frozen base.
         grouped: where the adapters train.
-        work: one entry for each client, any order.
+        work: one entry for each client, any order; of those that train over smaller weights, one alone.
         training: how they train.
 
     Returns:
@@ -69,6 +70,28 @@ def train_cohort(
     # Longest first: the clients still at work are then always the first rows, and a step works on plain slices.
     order = sorted(range(len(work)), key=lambda i: -len(work[i].batches))
     ordered = [work[i] for i in order]
+    with leaving_out(grouped, _pruned([client.omission for client in ordered], grouped.device)):
+        results = _train_ordered(model, grouped, ordered, training)
+    return [result for _, result in sorted(zip(order, results, strict=True), key=lambda pair: pair[0])]
+
+
+def _pruned(omissions: Sequence[Omission | None], device: torch.device) -> PrunedPass | None:
+    """What the passes of some clients leave out of the base."""
+    given = [omission for omission in omissions if omission is not None]
+    if not given:
+        return None
+    blocks, kept = given[0].blocks, given[0].kept.to(device)
+    if given[0].sliced:
+        assert len(omissions) == 1
+        return by_slices(blocks, kept)
+    masks = torch.stack([torch.ones_like(kept) if one is None else one.kept.to(device) for one in omissions])
+    return by_masks(blocks, masks.float())
+
+
+def _train_ordered(
+    model: PreTrainedModel, grouped: GroupedAdapter[Any], ordered: Sequence[ClientWork], training: LocalTraining
+) -> list[ClientResult]:
+    """The same for clients in the order of their steps, the most first."""
     grouped.load([client.adapter for client in ordered])
     full = [_full_gradient(model, grouped, row, client) for row, client in enumerate(ordered)]
     clients = [LocalClient(client, grouped, row, training, full[row]) for row, client in enumerate(ordered)]
@@ -85,8 +108,8 @@ def train_cohort(
         label_tokens[:active] += step_labels
         for row, client_work in enumerate(ordered[:active]):
             tokens[row] += client_work.examples.lengths[client_work.batches[step]].sum()
-    results: dict[int, ClientResult] = {}
-    for row, (position, client) in enumerate(zip(order, clients, strict=True)):
+    results: list[ClientResult] = []
+    for row, client in enumerate(clients):
         steps = len(client.work.batches)
         loss = float(loss_sums[row]) / steps
         if not np.isfinite(loss) or not client.is_finite():
@@ -95,17 +118,19 @@ def train_cohort(
                 hint="lower local.learning_rate; the last good checkpoint is kept",
             )
         adapter, finish = client.finish()
-        results[position] = ClientResult(
-            client.work.client,
-            adapter,
-            client.state(),
-            loss,
-            int(tokens[row]),
-            int(label_tokens[row]),
-            steps,
-            finish,
+        results.append(
+            ClientResult(
+                client.work.client,
+                adapter,
+                client.state(),
+                loss,
+                int(tokens[row]),
+                int(label_tokens[row]),
+                steps,
+                finish,
+            )
         )
-    return [results[position] for position in range(len(work))]
+    return results
 
 
 def _full_gradient(model: PreTrainedModel, grouped: GroupedAdapter[Any], row: int, client: ClientWork) -> Tensor | None:

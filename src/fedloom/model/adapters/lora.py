@@ -95,16 +95,24 @@ class GroupedLoraLayer(nn.Module):
             added = product(inner, (b * owner.scale).to(dtype), starts)
             together: Tensor = base(rows).to(dtype) + added
             return together.to(rows.dtype)
-        weight = base.weight.t() if isinstance(base, Conv1D) else base.weight
+        weight, bias = base.weight.t() if isinstance(base, Conv1D) else base.weight, base.bias
+        if owner.pruned is not None:
+            weight, bias = owner.pruned.weights(self.name, weight, bias)
         output: Tensor = _GroupedLinear.apply(  # type: ignore[no-untyped-call]
-            rows, weight, base.bias, a, b, owner.scale, owner.group_starts, owner.squares
+            rows, weight, bias, a, b, owner.scale, owner.group_starts, owner.squares
         )
         return output
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """The loaded factors A [groups, rank, in] and B [groups, out, rank]; [1, ...] where all groups share them."""
+        """The loaded factors A [groups, rank, in] and B [groups, out, rank]; [1, ...] where all groups share them.
+
+        Where passes leave out rows and columns of the layer (`pruned_pass`), those of the factors are left out, too.
+        """
         owner, name = self._owner[0], f"{PREFIX}{self.name}.lora_"
         a, b = owner.parameters[f"{name}A.weight"], owner.parameters[f"{name}B.weight"]
+        if owner.pruned is not None and self.name in owner.pruned.slices:
+            rows, columns = owner.pruned.slices[self.name]
+            a, b = a if columns is None else a.index_select(2, columns), b if rows is None else b.index_select(1, rows)
         return (a, b) if owner.squares is None else (a[:1], b[:1])
 
 
