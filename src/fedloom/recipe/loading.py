@@ -329,7 +329,8 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tags() -> set[str]:
-    tags = {"list[str]", "SourceConfig", "NetworkConfig", "str", "int", "float", "constrained-int", "constrained-float", "bool", "list"}
+    tags = {"list[str]", "SourceConfig", "NetworkConfig", "str", "int", "float", "bool", "list"}
+    tags |= {"constrained-int", "constrained-float"}
     tags.update(f"literal['{name}']" for name in ("auto", "all-linear", "lossless"))
     for model in _variants(Recipe):
         if model.__name__.startswith("Partition") or issubclass(model, AdapterKind):

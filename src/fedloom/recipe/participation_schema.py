@@ -58,8 +58,8 @@ class ParticipationConfig(Config):
     )
     wireless: WirelessConfig | None = Field(
         None,
-        description="In place of clock: the clients of a round share a simulated radio band, and may prune to be faster; "
-        "{} takes every default. See docs/wireless.md.",
+        description="In place of clock: the clients of a round share a simulated radio band, and may prune to be "
+        "faster; {} takes every default. See docs/wireless.md.",
     )
 
     @property
@@ -82,8 +82,9 @@ class ParticipationConfig(Config):
             raise ValueError("wireless and clock are two models of the same time: give one of them")
         if self.over_selection is not None and wireless.finish_together:
             raise ValueError(
-                f"over_selection has no effect with wireless.scheme: {wireless.scheme}, by which all clients of a round "
-                f"finish together, and none is the first; it goes with {PLAIN} and uniform_pruning_equal_bandwidth"
+                f"over_selection has no effect with wireless.scheme: {wireless.scheme}, by which all clients of a "
+                f"round finish together, and none is the first; it goes with {PLAIN} and "
+                "uniform_pruning_equal_bandwidth"
             )
         if self.availability_trace is not None:
             raise ValueError(
@@ -104,9 +105,9 @@ class ParticipationConfig(Config):
             )
         if self.wireless is not None and self.wireless.scheme != PLAIN:
             raise ValueError(
-                f"federation.participation.wireless.scheme: {self.wireless.scheme} divides the band among the clients of "
-                f"a round, and asynchronous aggregation has none: clients begin and end at any time, each with an equal "
-                f"share ({PLAIN})"
+                f"federation.participation.wireless.scheme: {self.wireless.scheme} divides the band among the clients "
+                "of a round, and asynchronous aggregation has none: clients begin and end at any time, each with an "
+                f"equal share ({PLAIN})"
             )
         for name, option in type(self).model_fields.items():
             if name not in {"clock", "wireless"} and getattr(self, name) != option.default:

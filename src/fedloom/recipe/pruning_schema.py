@@ -89,8 +89,8 @@ def check_pruning(recipe: Recipe) -> None:
     if recipe.local.pruning is None:
         if wireless is not None and wireless.prunes:
             raise ValueError(
-                f"federation.participation.wireless.scheme: {wireless.scheme} needs the section local.pruning, which says "
-                "how clients prune; {} takes every default"
+                f"federation.participation.wireless.scheme: {wireless.scheme} needs the section local.pruning, which "
+                "says how clients prune; {} takes every default"
             )
         return
     if wireless is not None and recipe.local.pruning.rate is not None:
