@@ -131,7 +131,8 @@ class RoundLoad:
         """
         run, kept = self._run, self._run.kept(rate)
         delta = self._at_rank(self._left(self._names.up, kept), client)
-        extra = {f"{key}/{name}": delta[name] for key in run.algorithm.client.sends for name in self._names.up}
+        # Tensors that lie in the same place can't be encoded together.
+        extra = {f"{key}/{name}": delta[name].clone() for key in run.algorithm.client.sends for name in self._names.up}
         units = {} if kept is None else {KEPT: pack_kept(kept)}
         return 8.0 * self._size({**delta, **extra, **units})
 
