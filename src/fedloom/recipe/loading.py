@@ -311,7 +311,7 @@ def _shown(value: Any) -> str:
 
 def _is_tag(part: int | str) -> bool:
     # pydantic puts the chosen variant of a union into the location; a person never wrote that.
-    return isinstance(part, str) and (part in _TAGS or part.startswith("list["))
+    return isinstance(part, str) and (part in _TAGS or part.startswith(("list[", "function-after[")))
 
 
 def _variants(model: type[BaseModel]) -> list[type[BaseModel]]:
@@ -329,8 +329,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tags() -> set[str]:
-    tags = {"list[str]", "SourceConfig", "NetworkConfig", "str", "int", "float", "bool", "list"}
-    tags |= {"constrained-int", "constrained-float"}
+    tags = {"list[str]", "SourceConfig", "str", "int", "float", "constrained-int", "constrained-float", "bool", "list"}
     tags.update(f"literal['{name}']" for name in ("auto", "all-linear", "lossless"))
     for model in _variants(Recipe):
         if model.__name__.startswith("Partition") or issubclass(model, AdapterKind):
