@@ -79,13 +79,13 @@ def _describe(name: str, module: Any) -> list[tuple[int, dict[str, int], str, in
         attention, config = module.self_attn, module.self_attn.config
         heads, size = config.num_key_value_heads, attention.head_dim
         together = config.num_attention_heads // heads * size
-        attending = {"q_proj": together, "k_proj": size, "v_proj": size}
+        parts = {"q_proj": together, "k_proj": size, "v_proj": size}
+        inputs = {f"{name}.self_attn.{part}": rows for part, rows in parts.items()}
         neurons = module.mlp.intermediate_size
         return [
-            (heads, {f"{name}.self_attn.{part}": rows for part, rows in attending.items()}, f"{name}.self_attn.o_proj",
-             together),
+            (heads, inputs, f"{name}.self_attn.o_proj", together),
             (neurons, {f"{name}.mlp.gate_proj": 1, f"{name}.mlp.up_proj": 1}, f"{name}.mlp.down_proj", 1),
-        ]  # fmt: skip
+        ]
     if type(module).__name__ in encoder_layer.FAMILY:
         attention = module.attention.self
         heads, size = attention.num_attention_heads, attention.attention_head_size
@@ -101,6 +101,22 @@ def _describe(name: str, module: Any) -> list[tuple[int, dict[str, int], str, in
 def unit_count(blocks: Sequence[Block]) -> int:
     """How many units a model has."""
     return blocks[-1].first + blocks[-1].count
+
+
+def layer_weights(model: PreTrainedModel, blocks: Sequence[Block]) -> float:
+    """How many weights a layer has that belong to units.
+
+    Args:
+        model: the base, possibly wrapped.
+        blocks: of the model, two a layer.
+
+    Returns:
+        Their number, the mean over layers.
+    """
+    names = [name for block in blocks for name in (*block.incoming, block.outgoing)]
+    layers: list[Any] = [model.get_submodule(name) for name in names]
+    weights = sum(int(getattr(layer, "base", layer).weight.numel()) for layer in layers)
+    return 2 * weights / len(blocks)
 
 
 def kept_units(importance: Tensor, blocks: Sequence[Block], rate: float) -> Tensor:

@@ -41,8 +41,8 @@ class PruningConfig(Config):
     compute: Literal["auto", "sliced", "masked"] = Field(
         "auto",
         description="sliced: a client trains alone over smaller weights; masked: clients share a pass over the whole "
-        "base, and what is left out is multiplied by 0; auto: whichever is faster at the client's rate. The results "
-        "differ by rounding.",
+        "base, and what is left out is multiplied by 0; auto: whichever is faster, by the client's rate and tokens, on "
+        "accelerators masked. The results differ by rounding.",
     )
 
     def rate_of(self, client: str) -> float:

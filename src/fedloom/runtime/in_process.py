@@ -14,7 +14,7 @@ from fedloom.aggregation import Algorithm, Update
 from fedloom.data.shards import ExampleSet
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.lanes import Lanes
-from fedloom.model.units import find_blocks
+from fedloom.model.units import find_blocks, layer_weights
 from fedloom.recipe import Recipe
 from fedloom.recipe.pruning_schema import prunes
 from fedloom.recipe.ranks import client_rank
@@ -154,7 +154,7 @@ class InProcessRuntime:
         def measure(adapter: Adapter, examples: ExampleSet, indices: np.ndarray) -> Tensor:
             return unit_importance(self.model, self.grouped, blocks, adapter, examples, indices)
 
-        return Prunable(config, blocks, measure)
+        return Prunable(config, blocks, layer_weights(self.model, blocks), measure)
 
     def _pruning(self, plan: RoundPlan) -> Callable[[set[str]], ClientPruning] | None:
         if self.prunable is None:

@@ -24,9 +24,9 @@ from fedloom.training.entries import MaskedEntries
 MeasureImportance = Callable[[Adapter, ExampleSet, np.ndarray], Tensor]
 # Of a client's state.
 IMPORTANCE, ROUNDS_SINCE = "importance", "rounds_since"
-# Rates from which a client on a CPU is faster alone over smaller weights than with others under masks; see
-# benchmarks/pruning.py. It is the client's rate alone that decides: its bits must not depend on who shares its cohort.
-SLICED_FROM = 0.2
+# A client on a CPU is faster alone over smaller weights than with others under masks where its batches save this many
+# multiplications in a layer: what is gained has to pay for passes of its own. Measured by benchmarks/pruning.py.
+WORTH_SLICING = 3e7
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,13 @@ class Prunable:
     Args:
         config: the recipe's section.
         blocks: of the base.
+        weights: of a layer that units belong to.
         measure: how much its units matter.
     """
 
     config: PruningConfig
     blocks: Sequence[Block]
+    weights: float
     measure: MeasureImportance
 
 
@@ -93,7 +95,7 @@ class ClientPruning:
         kept = kept_units(importance, blocks, rate)
         self._kept[task.client] = kept
         self._states[task.client] = {IMPORTANCE: importance, ROUNDS_SINCE: torch.tensor(since)}
-        return Omission(blocks, kept, self._is_sliced(rate))
+        return Omission(blocks, kept, self._is_sliced(task, rate))
 
     def entries(self, client: str) -> MaskedEntries:
         """The entries of the adapter that a client trains: those of units that it kept, and those of none.
@@ -129,12 +131,17 @@ class ClientPruning:
         """What a client remembers after its round; empty where it left out nothing."""
         return self._states.pop(client, {})
 
-    def _is_sliced(self, rate: float) -> bool:
+    def _is_sliced(self, task: ClientTask, rate: float) -> bool:
+        """Which way is faster, by what is the client's own: its bits must not depend on who shares its cohort."""
         compute = self._prunable.config.compute
         if compute != "auto":
             return compute == "sliced"
-        # On accelerators, short passes of single clients would leave most of the device idle.
-        return self._grouped.device.type == "cpu" and rate >= SLICED_FROM
+        if self._grouped.device.type != "cpu":
+            # Short passes of single clients would leave most of an accelerator idle.
+            return False
+        lengths = task.examples.lengths
+        tokens = sum(int(lengths[batch].sum()) for batch in task.batches) / len(task.batches)
+        return rate * tokens * self._prunable.weights >= WORTH_SLICING
 
     def _measured(self, task: ClientTask, start: Adapter) -> Tensor:
         draw = numpy_generator(self._seed, "pruning", self._round, task.client).permutation(len(task.examples))

@@ -95,7 +95,8 @@ class GroupedLoraLayer(nn.Module):
             added = product(inner, (b * owner.scale).to(dtype), starts)
             together: Tensor = base(rows).to(dtype) + added
             return together.to(rows.dtype)
-        weight, bias = base.weight.t() if isinstance(base, Conv1D) else base.weight, base.bias
+        weight: Tensor = base.weight.t() if isinstance(base, Conv1D) else base.weight
+        bias: Tensor | None = base.bias
         if owner.pruned is not None:
             weight, bias = owner.pruned.weights(self.name, weight, bias)
         output: Tensor = _GroupedLinear.apply(  # type: ignore[no-untyped-call]

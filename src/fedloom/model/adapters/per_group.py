@@ -32,9 +32,11 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         rows, vectors = ctx.saved_tensors
-        to_vectors = torch.zeros_like(vectors) if ctx.needs_input_grad[1] else None
-        for group, place in _groups(ctx.starts) if to_vectors is not None else ():
-            to_vectors[group] = (gradients[0][place] * rows[place]).sum(0)
+        to_vectors = None
+        if ctx.needs_input_grad[1]:
+            to_vectors = torch.zeros_like(vectors)
+            for group, place in _groups(ctx.starts):
+                to_vectors[group] = (gradients[0][place] * rows[place]).sum(0)
         to_rows = _scaled(gradients[0], vectors, ctx.starts) if ctx.needs_input_grad[0] else None
         return to_rows, to_vectors, None
 
