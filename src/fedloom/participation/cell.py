@@ -158,6 +158,23 @@ class Cell:
         return baseline(self.config.scheme, problem, seed=seed, round_number=number, clients=clients)
 
 
+@dataclass(frozen=True)
+class CellRound:
+    """The clock of one round in the cell; see `Durations`.
+
+    Args:
+        cell: the run's.
+        load: of the round.
+    """
+
+    cell: Cell
+    load: Load
+
+    def durations(self, clients: Sequence[str], number: int) -> Mapping[str, float]:
+        """When each of the round's clients is done; see `Durations`."""
+        return {client: one.finish for client, one in self.cell.round(number, clients, self.load).items()}
+
+
 def open_scenario(config: WirelessConfig) -> tuple[Scenario, GainTrace | None]:
     """Read the scenario that a recipe names, or holds.
 
@@ -202,20 +219,3 @@ def _times(clients: Sequence[str], problem: RoundProblem, allocation: Allocation
     columns = (*client_times(problem, allocation), allocation.prune_rate, allocation.bandwidth_hz)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return {client: ClientTimes(*row) for client, row in zip(clients, rows, strict=True)}
-
-
-@dataclass(frozen=True)
-class CellRound:
-    """The clock of one round in the cell; see `Durations`.
-
-    Args:
-        cell: the run's.
-        load: of the round.
-    """
-
-    cell: Cell
-    load: Load
-
-    def durations(self, clients: Sequence[str], number: int) -> Mapping[str, float]:
-        """When each of the round's clients is done; see `Durations`."""
-        return {client: one.finish for client, one in self.cell.round(number, clients, self.load).items()}
