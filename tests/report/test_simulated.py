@@ -42,7 +42,9 @@ def test_losses_stand_at_the_seconds_that_have_passed(tmp_path: Path, write: Cal
     assert page.row("0.67", table=1) == [MISSING, "1.500"]
     assert page.row("2.00", table=2) == ["0.333"]
     label = next(
-        value for tag, found in page.tags if tag == "svg" and "simulated clock" in (value := found["aria-label"] or "")
+        value
+        for tag, found in page.tags
+        if tag == "svg" and "simulated clock" in (value := found.get("aria-label") or "")
     )
     assert "over simulated time" in label
     assert "simulated minutes" in page.text
