@@ -25,6 +25,7 @@ LEVELS = [
     {"runtime"},
     {"run_directory", "checkpoint", "stopping"},
     {"session"},
+    {"timetable"},
     {"arms"},
     {"shared_work"},
     {"federation"},

@@ -7,13 +7,10 @@ centralized   one client that owns all data, with as many steps and as many exam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fedloom.aggregation import Algorithm, State, Tensors, algorithm
 from fedloom.aggregation.fedbuff import FedBuff
@@ -22,21 +19,17 @@ from fedloom.aggregation.no_exchange import NoExchange
 from fedloom.aggregation.past_versions import PastVersions
 from fedloom.aggregation.registry import run_parameters
 from fedloom.aggregation.wrapped import PartlyPrivate
-from fedloom.data.splits import SPLITS
 from fedloom.model.tensor_names import names_in_layers, private_names
 from fedloom.model.units import find_blocks, ties_of
-from fedloom.participation import AsynchronousSchedule, Clock, Participants, Participation, read_trace
 from fedloom.recipe import Recipe
 from fedloom.recipe.adapter_schema import LowRank
-from fedloom.recipe.participation_schema import ClockConfig
 from fedloom.recipe.pruning_schema import prunes
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.exchange import personal_adapter
 from fedloom.session import POOLED, Session
-from fedloom.training.batches import round_tokens
+from fedloom.timetable import Timetable
 from fedloom.training.curriculum import planned_share
 from fedloom.training.schedule import learning_rate
-from fedloom.wire.encoding import encode
 
 
 @dataclass(frozen=True)
@@ -126,36 +119,28 @@ def _federated(session: Session, clients: Sequence[str]) -> Arm:
     if federation.private or apart:
         named = private_names(session.grouped.shapes, "both", federation.private)
         chosen = PartlyPrivate(chosen, (named | apart).__contains__)
-    # Opened by the process that plans: only on its machine a trace has to be.
-    participation = cache(lambda: _participation(session, clients, private | apart))
-    schedule = cache(lambda: _schedule(session, clients, private | apart))
+    timetable = cache(lambda: Timetable(session, clients, chosen, asynchronous, private | apart))
     if asynchronous:
-        chosen = PastVersions(chosen, lambda number: schedule().oldest_needed(number))
+        chosen = PastVersions(chosen, lambda number: timetable().oldest_needed(number))
 
     def plan(number: int, state: State) -> RoundPlan:
-        versions: dict[str, int] = {}
-        if asynchronous:
-            participants, versions = _arrivals(schedule(), number)
-        else:
-            participants = participation().round(number)
-        return RoundPlan(
+        draft = RoundPlan(
             "federated",
             number,
-            participants.clients,
+            (),
             learning_rate(recipe.local, recipe.local.learning_rate, number, federation.rounds),
             recipe.local.batch_size,
             trained=chosen.trained(state),
             fetched=chosen.fetched(state),
             private_layers=others if trains_others else (),
             frozen_layers=() if trains_others else others,
-            sparse=_sparse_shares(session, participants.clients) if private or others else {},
-            prune_rates={} if pruning is None else {name: pruning.rate_of(name) for name in participants.clients},
             data_share=planned_share(recipe.local.curriculum, number, federation.rounds),
-            versions=versions,
-            missing=participants.missing,
-            simulated_seconds=participants.seconds,
-            simulated_waiting_seconds=participants.waiting,
         )
+        filled = timetable().filled(draft, chosen.sent(state))
+        sparse = _sparse_shares(session, filled.clients) if private or others else {}
+        if pruning is None or federation.participation.wireless is not None:
+            return replace(filled, sparse=sparse)
+        return replace(filled, sparse=sparse, prune_rates={name: pruning.rate_of(name) for name in filled.clients})
 
     def evaluate(adapter: Tensors, done: int) -> dict[str, Any]:
         def own(client: str) -> Tensors:
@@ -203,49 +188,6 @@ def _scale(recipe: Recipe) -> float:
     """What the product of LoRA's factors is multiplied by; only asked for by algorithms that know the product."""
     assert isinstance(recipe.model.adapter, LowRank)
     return recipe.model.adapter.scale
-
-
-def _participation(session: Session, clients: Sequence[str], private: Container[str]) -> Participation:
-    """Who takes part in synchronous rounds."""
-    recipe, federation = session.recipe, session.recipe.federation
-    config = federation.participation
-
-    def examples() -> NDArray[np.int64]:
-        return session.data.sizes()[: len(clients), SPLITS.index("train")]
-
-    clock = None if config.clock is None else _clock(session, config.clock, private)
-    trace = None if config.availability_trace is None else read_trace(config.availability_trace, clients)
-    return Participation(config, federation.clients_per_round, recipe.seed, clients, examples, clock, trace)
-
-
-def _schedule(session: Session, clients: Sequence[str], private: Container[str]) -> AsynchronousSchedule:
-    """Who arrives in which of the server's buffers."""
-    federation = session.recipe.federation
-    assert federation.participation.clock is not None
-    clock = _clock(session, federation.participation.clock, private)
-    buffer_size = federation.algorithm.parameters["buffer_size"]
-    return AsynchronousSchedule(session.recipe.seed, clients, federation.clients_per_round, buffer_size, clock.seconds)
-
-
-def _clock(session: Session, config: ClockConfig, private: Container[str]) -> Clock:
-    """Simulates durations; the transfer is that of the tensors that clients share, once each way."""
-    recipe = session.recipe
-
-    def tokens(client: str) -> float:
-        lengths = session.data.examples(client, "train").lengths
-        return round_tokens(lengths, recipe.local, recipe.local.batch_size)
-
-    shared = {name: value for name, value in session.grouped.initial(recipe.seed).items() if name not in private}
-    size = len(encode(shared))
-    return Clock(config, recipe.seed, tokens, bytes_down=size, bytes_up=size)
-
-
-def _arrivals(schedule: AsynchronousSchedule, number: int) -> tuple[Participants, dict[str, int]]:
-    """One flush of the buffer as a round: whose updates it holds, and from which version each was trained."""
-    flush = schedule.flush(number)
-    before = schedule.flush(number - 1).seconds if number > 1 else 0.0
-    versions = {arrival.client: arrival.started_from for arrival in flush.arrivals}
-    return Participants(tuple(versions), {}, flush.seconds - before), versions
 
 
 def _baseline(

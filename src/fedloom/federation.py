@@ -192,6 +192,8 @@ def _record(log: EventLog, state: RunState, plan: RoundPlan, tally: Tally, secon
         state.totals[SIMULATED] = state.totals.get(SIMULATED, 0.0) + plan.simulated_seconds
     if plan.simulated_waiting_seconds is not None:
         simulated["simulated_waiting_seconds"] = plan.simulated_waiting_seconds
+    if plan.simulated_clients:
+        simulated["simulated_clients"] = plan.simulated_clients
     log.append(
         "round",
         round=state.round,

@@ -11,6 +11,7 @@ import pytest
 
 from fedloom.cli import main
 from fedloom.errors import UserError
+from fedloom.recipe import load_recipe
 from fedloom.wireless.network import Network
 from fedloom.wireless.plan import NAMES, plan_round
 from fedloom.wireless.scenario import check_scenario, load_scenario, shipped_scenarios
@@ -33,13 +34,14 @@ def test_the_page_from_start_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for language, text in BLOCKS:
         if language == "yaml":
-            Path("campus.yaml").write_text(text)
+            Path(text.split()[1]).write_text(text)
         elif language == "python":
             ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
             assert ran.splitlines() == [line.split("# ")[1] for line in text.splitlines() if line.startswith("print")]
         else:
             for line in text.splitlines():
                 carry_out(line.split(" > ")[0])
+    assert load_recipe("in-a-cell.yaml").federation.participation.wireless.scheme == "jcpba"
     printed = capsys.readouterr().out
     plan = json.loads(printed[printed.index("{") : printed.rindex("}") + 1])
     assert plan["round"] == 3

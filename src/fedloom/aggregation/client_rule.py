@@ -54,6 +54,8 @@ class ClientRule:
 
     # Whether `begin` is to find the gradient over all of the client's data, at its start, in received["full_gradient"].
     full_gradient: bool = False
+    # The keys of what `finish` sends beside the update.
+    sends: tuple[str, ...] = ()
 
     def begin(self, client: ClientRound) -> Vectors:
         """Prepare a round.

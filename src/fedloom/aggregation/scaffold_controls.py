@@ -14,6 +14,8 @@ from fedloom.aggregation.client_rule import ClientFinish, ClientRound, ClientRul
 class _Control(ClientRule):
     """What the three have in common."""
 
+    sends = ("control",)
+
     def begin(self, client: ClientRound) -> Vectors:
         """c_k is 0 at first; see `ClientRule`."""
         own = client.kept.get("control")

@@ -21,8 +21,8 @@ def read_run(cell: Cell) -> dict[str, Any]:
         cell: a cell that has ended.
 
     Returns:
-        seed, folder, failed (None or the reason), seconds, bytes, tokens, scores, curve, training, clients; what a
-        failed run has not come to is None or empty.
+        seed, folder, failed (None or the reason), seconds, bytes, tokens, scores, curve, training, simulated, clients;
+        what a failed run has not come to is None or empty.
     """
     arm, failure = cell.subject.arm, cell.failure
     run = read_record(cell.folder).runs[0]
@@ -40,6 +40,7 @@ def read_run(cell: Cell) -> dict[str, Any]:
         "scores": {name: _numbers(result) for name, result in results.items()},
         "curve": _curve(run, arm),
         "training": {"round": list(rounds), "loss": [event["loss"] for event in rounds.values()]},
+        "simulated": _simulated(run) if arm == FEDERATED else None,
         "clients": _clients(results.get(arm)),
     }
 
@@ -62,6 +63,12 @@ def _curve(run: Run, arm: str) -> dict[str, Any]:
         "loss": [result["loss"] for result in results.values()],
         "accuracy": None if None in accuracy else accuracy,
     }
+
+
+def _simulated(run: Run) -> dict[str, Any] | None:
+    """Seconds that have passed on the simulated clock after each round, where the recipe has one."""
+    passed = run.simulated()
+    return {"round": list(passed), "seconds": list(passed.values())} if passed else None
 
 
 def _clients(result: Mapping[str, Any] | None) -> dict[str, Any] | None:

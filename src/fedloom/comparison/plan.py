@@ -300,8 +300,8 @@ def _baseline(recipe: Recipe, arm: str, keeps_rate: bool) -> Recipe:
     return recipe.model_copy(
         update={
             "federation": federation,
-            # A baseline's clients keep nothing apart that they could train sparsely.
-            "local": recipe.local.model_copy(update={"learning_rate": rate, "sparse": None}),
+            # A baseline's clients keep nothing apart that they could train sparsely, and train over the whole base.
+            "local": recipe.local.model_copy(update={"learning_rate": rate, "sparse": None, "pruning": None}),
             "baselines": [BaselineConfig.model_validate({"kind": arm})],
         }
     )

@@ -1,7 +1,8 @@
 """Who takes part in a round, and when: sampling, availability, drop-outs and deadlines on a simulated clock."""
 
 from fedloom.participation.asynchronous import Arrival, AsynchronousSchedule, Flush
-from fedloom.participation.clock import Clock
+from fedloom.participation.cell import Cell, CellRound, ClientTimes
+from fedloom.participation.clock import Clock, Durations
 from fedloom.participation.sampling import Participants, Participation, check_participation
 from fedloom.participation.trace import AvailabilityTrace, read_trace
 
@@ -9,7 +10,11 @@ __all__ = [
     "Arrival",
     "AsynchronousSchedule",
     "AvailabilityTrace",
+    "Cell",
+    "CellRound",
+    "ClientTimes",
     "Clock",
+    "Durations",
     "Flush",
     "Participants",
     "Participation",

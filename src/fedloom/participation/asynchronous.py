@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,11 +32,13 @@ class Flush:
         arrivals: what the buffer holds, by client.
         seconds: simulated time of the flush, since the start of the run.
         oldest_needed: the lowest version that a client still in flight after the flush trains from.
+        starts: the number of the start that each arrival comes from, by client.
     """
 
     arrivals: tuple[Arrival, ...]
     seconds: float
     oldest_needed: int
+    starts: Mapping[str, int]
 
 
 class AsynchronousSchedule:
@@ -75,9 +77,9 @@ class AsynchronousSchedule:
         self._buffer_size = buffer_size
         self._duration = duration
         self._starts = 0
-        # Arrival time, index of the client, version it started from.
-        self._in_flight: list[tuple[float, int, int]] = []
-        self._buffer: list[tuple[int, int]] = []
+        # Arrival time, index of the client, version it started from, number of the start.
+        self._in_flight: list[tuple[float, int, int, int]] = []
+        self._buffer: list[tuple[int, int, int]] = []
         self._taken: set[int] = set()
         self._flushes: list[Flush] = []
         self._replace(0.0)
@@ -108,20 +110,21 @@ class AsynchronousSchedule:
 
     def _advance(self) -> None:
         """The next arrival."""
-        now, index, version = heapq.heappop(self._in_flight)
-        self._buffer.append((index, version))
+        now, index, version, start = heapq.heappop(self._in_flight)
+        self._buffer.append((index, version, start))
         if len(self._buffer) == self._buffer_size:
             self._flush(now)
         if not self._in_flight or self._in_flight[0][0] > now:
             self._replace(now)
 
     def _flush(self, now: float) -> None:
-        arrivals = tuple(Arrival(self._clients[index], version) for index, version in sorted(self._buffer))
-        self._taken.difference_update(index for index, _ in self._buffer)
+        arrivals = tuple(Arrival(self._clients[index], version) for index, version, _ in sorted(self._buffer))
+        starts = {self._clients[index]: start for index, _, start in sorted(self._buffer)}
+        self._taken.difference_update(index for index, _, _ in self._buffer)
         self._buffer.clear()
         newest = len(self._flushes) + 1
-        oldest = min((version for _, _, version in self._in_flight), default=newest)
-        self._flushes.append(Flush(arrivals, now, oldest))
+        oldest = min((version for _, _, version, _ in self._in_flight), default=newest)
+        self._flushes.append(Flush(arrivals, now, oldest, starts))
 
     def _replace(self, now: float) -> None:
         """Start clients until as many as are to be are in flight."""
@@ -133,4 +136,4 @@ class AsynchronousSchedule:
                 index = int(generator.integers(len(self._clients)))
             self._taken.add(index)
             seconds = self._duration(self._clients[index], self._starts)
-            heapq.heappush(self._in_flight, (now + seconds, index, len(self._flushes)))
+            heapq.heappush(self._in_flight, (now + seconds, index, len(self._flushes), self._starts))

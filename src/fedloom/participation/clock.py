@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from fedloom.randomness import numpy_generator
 from fedloom.recipe.participation_schema import ClockConfig
+
+
+class Durations(Protocol):
+    """How long the clients of a round take, where they may depend on each other."""
+
+    def durations(self, clients: Sequence[str], number: int) -> Mapping[str, float]:
+        """Simulated seconds from the server's sending to the updates' arrival.
+
+        Args:
+            clients: all that are drawn, sorted.
+            number: the round.
+
+        Returns:
+            By client.
+        """
+        ...
 
 
 class Clock:
@@ -57,3 +74,7 @@ class Clock:
         drawn = numpy_generator(self._seed, "client_jitter", number, client).standard_normal()
         speed = self.speed(client) * math.exp(self._config.jitter * drawn)
         return self._tokens(client) / speed + self._transfer
+
+    def durations(self, clients: Sequence[str], number: int) -> Mapping[str, float]:
+        """How long each client takes, whoever else takes part; see `Durations`."""
+        return {client: self.seconds(client, number) for client in clients}

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloom.errors import UserError
-from fedloom.participation.clock import Clock
+from fedloom.participation.cell import check_cell
+from fedloom.participation.clock import Durations
 from fedloom.participation.trace import AvailabilityTrace, read_trace
 from fedloom.randomness import numpy_generator
 from fedloom.recipe.participation_schema import ParticipationConfig
@@ -34,6 +35,17 @@ class Participants:
     missing: Mapping[str, str] = field(default_factory=dict)
     seconds: float | None = None
     waiting: float | None = None
+
+    def answers(self, client: str) -> bool:
+        """Whether a client that was drawn finishes its round, in time or not.
+
+        Args:
+            client: its name.
+
+        Returns:
+            False where it has dropped out.
+        """
+        return self.missing.get(client) != DROPPED_OUT
 
 
 class Participation:
@@ -59,7 +71,7 @@ class Participation:
         seed: int,
         clients: Sequence[str],
         examples: Callable[[], NDArray[np.int64]],
-        clock: Clock | None = None,
+        clock: Durations | None = None,
         trace: AvailabilityTrace | None = None,
     ) -> None:
         self._config = config
@@ -103,7 +115,8 @@ class Participation:
         answering = [client for client in drawn if client not in missing]
         if self._clock is None:
             return Participants(tuple(answering), missing)
-        finish = {client: self._clock.seconds(client, number) for client in answering}
+        durations = self._clock.durations(drawn, number)
+        finish = {client: durations[client] for client in answering}
         deadline = math.inf if self._config.deadline is None else self._config.deadline
         # Of equally fast clients the first by name counts.
         in_time = sorted((seconds, client) for client, seconds in finish.items() if seconds <= deadline)
@@ -170,6 +183,8 @@ def check_participation(config: ParticipationConfig, clients_per_round: int, cli
     Raises:
         UserError: for a trace that can't be read or doesn't fit the clients, or an option without effect on them.
     """
+    if config.wireless is not None:
+        check_cell(config.wireless, clients)
     if config.availability_trace is not None:
         read_trace(config.availability_trace, clients)
         return

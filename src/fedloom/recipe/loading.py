@@ -314,11 +314,8 @@ def _is_tag(location: Sequence[int | str]) -> bool:
     *before, part = location
     if not isinstance(part, str):
         return False
-    return (
-        part in _TAGS
-        or part.startswith(("list[", "literal["))
-        or (bool(before) and part in _KINDS.get(str(before[-1]), ()))
-    )
+    kinds = _KINDS.get(str(before[-1]), ()) if before else ()
+    return part in _TAGS or part in kinds or part.startswith(("list[", "literal[", "function-after["))
 
 
 def _variants(model: type[BaseModel]) -> list[type[BaseModel]]:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from fedloom.errors import UserError
 from fedloom.recipe.base import Config, Fraction
+from fedloom.recipe.wireless_schema import PLAIN, WirelessConfig
 
 
 class ClockConfig(Config):
@@ -55,14 +56,41 @@ class ParticipationConfig(Config):
     clock: ClockConfig | None = Field(
         None, description="Simulates how long clients take; {} takes every default. Default: rounds have no duration."
     )
+    wireless: WirelessConfig | None = Field(
+        None,
+        description="In place of clock: the clients of a round share a simulated radio band, and may prune to be "
+        "faster; {} takes every default. See docs/wireless.md.",
+    )
+
+    @property
+    def timed(self) -> bool:
+        """Whether rounds have a simulated duration."""
+        return self.clock is not None or self.wireless is not None
 
     @model_validator(mode="after")
     def _has_effect(self) -> ParticipationConfig:
-        if self.clock is None:
+        if not self.timed:
             for name in ("over_selection", "deadline"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} has no effect without a clock, which says when clients finish: add clock")
+        if self.wireless is not None:
+            self._check_wireless(self.wireless)
         return self
+
+    def _check_wireless(self, wireless: WirelessConfig) -> None:
+        if self.clock is not None:
+            raise ValueError("wireless and clock are two models of the same time: give one of them")
+        if self.over_selection is not None and wireless.finish_together:
+            raise ValueError(
+                f"over_selection has no effect with wireless.scheme: {wireless.scheme}, by which all clients of a "
+                f"round finish together, and none is the first; it goes with {PLAIN} and "
+                "uniform_pruning_equal_bandwidth"
+            )
+        if self.availability_trace is not None:
+            raise ValueError(
+                "availability_trace counts simulated seconds, and when a round begins in the cell depends on all that "
+                "earlier ones have sent; give drop_out, or clock in place of wireless"
+            )
 
     def check_asynchronous(self) -> None:
         """Check the section of a federation whose rounds are flushes of an asynchronous buffer.
@@ -70,12 +98,19 @@ class ParticipationConfig(Config):
         Raises:
             ValueError: where the clock is missing, or an option belongs to synchronous rounds.
         """
-        if self.clock is None:
+        if not self.timed:
             raise ValueError(
-                "federation.participation.clock: is required by asynchronous aggregation, whose order it simulates"
+                "federation.participation.clock: is required by asynchronous aggregation, whose order it simulates "
+                "(or wireless)"
+            )
+        if self.wireless is not None and self.wireless.scheme != PLAIN:
+            raise ValueError(
+                f"federation.participation.wireless.scheme: {self.wireless.scheme} divides the band among the clients "
+                "of a round, and asynchronous aggregation has none: clients begin and end at any time, each with an "
+                f"equal share ({PLAIN})"
             )
         for name, option in type(self).model_fields.items():
-            if name != "clock" and getattr(self, name) != option.default:
+            if name not in {"clock", "wireless"} and getattr(self, name) != option.default:
                 raise ValueError(
                     f"federation.participation.{name} has no effect on asynchronous aggregation, which draws uniformly"
                 )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Their server adds a weighted mean of what clients send, which can be one over those that kept an entry.
 MEANS = ("fedavg", "fedprox", "ffa_lora", "rolora")
+DEFAULT_RATE = 0.3
 
 
 class PruningConfig(Config):
@@ -23,10 +24,11 @@ class PruningConfig(Config):
     are its parameters: the importance is that of arXiv 1905.10650 (heads), and all defaults are our choice.
     """
 
-    rate: Fraction | dict[str, Fraction] = Field(
-        0.3,
+    rate: Fraction | dict[str, Fraction] | None = Field(
+        None,
         description="Share of the attention heads and of the feed-forward neurons of every layer that a client leaves "
-        "out (what is kept is rounded up), for all clients, or by client; those not named: 0. 0: the plain run.",
+        "out (what is kept is rounded up), for all clients, or by client; those not named: 0. 0: the plain run. "
+        "Default: 0.3; with federation.participation.wireless, what its scheme hands out in every round.",
     )
     calibration_examples: PositiveInt = Field(
         8, description="Training examples of a client on which it measures how much each unit matters to it."
@@ -52,6 +54,8 @@ class PruningConfig(Config):
         Returns:
             From 0 up, below 1.
         """
+        if self.rate is None:
+            return DEFAULT_RATE
         return self.rate.get(client, 0.0) if isinstance(self.rate, dict) else self.rate
 
 
@@ -64,10 +68,12 @@ def prunes(recipe: Recipe) -> bool:
     Returns:
         Whether a rate is above 0.
     """
-    pruning = recipe.local.pruning
+    pruning, wireless = recipe.local.pruning, recipe.federation.participation.wireless
     if pruning is None:
         return False
-    return any(pruning.rate.values()) if isinstance(pruning.rate, dict) else pruning.rate > 0
+    if wireless is not None:
+        return wireless.prunes
+    return any(pruning.rate.values()) if isinstance(pruning.rate, dict) else pruning.rate != 0
 
 
 def check_pruning(recipe: Recipe) -> None:
@@ -79,8 +85,18 @@ def check_pruning(recipe: Recipe) -> None:
     Raises:
         ValueError: for the first combination that is refused.
     """
+    wireless = recipe.federation.participation.wireless
     if recipe.local.pruning is None:
+        if wireless is not None and wireless.prunes:
+            raise ValueError(
+                f"federation.participation.wireless.scheme: {wireless.scheme} needs the section local.pruning, which "
+                "says how clients prune; {} takes every default"
+            )
         return
+    if wireless is not None and recipe.local.pruning.rate is not None:
+        raise ValueError(
+            "local.pruning.rate has no effect with federation.participation.wireless, whose scheme hands out rates"
+        )
     federation, kind, name = recipe.federation, recipe.model.adapter, recipe.federation.algorithm.name
     if not isinstance(kind, LowRank):
         raise ValueError(

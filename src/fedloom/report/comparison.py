@@ -7,6 +7,7 @@ from pathlib import Path
 from fedloom.report import comparison_sections as sections
 from fedloom.report.comparison_record import Comparison, read_comparison
 from fedloom.report.comparison_summary import comparison_summary
+from fedloom.report.comparison_time import time_curves
 from fedloom.report.fairness import HEADINGS
 from fedloom.report.page import ARM_SERIES, numbered_series, render_page, write_page
 from fedloom.report.tuning_section import tuning, tuning_note
@@ -62,7 +63,7 @@ def render(comparison: Comparison) -> str:
         notes=sections.notes(comparison),
         switches=sections.switches(comparison),
         many=len(comparison.variants) > sections.MOST_SHOWN,
-        charts=sections.curves(comparison),
+        charts=[*sections.curves(comparison), *time_curves(comparison)],
         band=comparison.seeds > 1,
         costs=sections.costs(comparison),
         fairness=sections.client_fairness(comparison),

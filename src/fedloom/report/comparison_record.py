@@ -76,6 +76,11 @@ class Entry:
         """The test loss or accuracy by round, over seeds."""
         return merge_seeds([_by_round(run.get("curve"), measure) for run in self.runs])
 
+    def simulated(self) -> list[dict[int, float]]:
+        """Of each run that has come to a result, the simulated seconds that have passed after a round."""
+        clocks = [run.get("simulated") for run in self.runs if not run.get("failed")]
+        return [dict(zip(clock["round"], clock["seconds"], strict=True)) if clock else {} for clock in clocks]
+
     def training(self) -> tuple[Point, ...]:
         """The training loss by round, over seeds."""
         return merge_seeds([_by_round(run.get("training"), "loss") for run in self.runs])

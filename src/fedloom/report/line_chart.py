@@ -1,4 +1,4 @@
-"""Curves over rounds as inline SVG: no library, no scripts, colours from the style sheet of the page.
+"""Curves over rounds or simulated time as inline SVG: no library, no scripts, colours from the page's style sheet.
 
 What a chart shows on hover is in `data-tip` attributes, which a few lines of script on the page turn into a
 tooltip.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from markupsafe import Markup
 
 from fedloom.report.record import Curve
+from fedloom.report.units import largest_unit
 
 WIDTH, HEIGHT = 460.0, 264.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 12.0, 12.0, 42.0
@@ -22,6 +24,7 @@ MOST_ROUND_TICKS = 8
 MOST_STOPS = 60
 
 Formatter = Callable[[float], str]
+Place = TypeVar("Place", int, float)
 
 
 def short(number: float) -> str:
@@ -48,8 +51,8 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [round(index * step, 12) for index in range(first, max(last, first + 1) + 1)]
 
 
-def thinned(rounds: Sequence[int], most: int) -> list[int]:
-    """At most so many rounds, evenly chosen, the first and the last among them.
+def thinned(rounds: Sequence[Place], most: int) -> list[Place]:
+    """At most so many rounds or times, evenly chosen, the first and the last among them.
 
     Args:
         rounds: sorted.
@@ -68,8 +71,8 @@ class Frame:
     """Where values lie in the drawing: rounds from `first` to `last`, values from `low` to `high`."""
 
     width: float
-    first: int
-    last: int
+    first: float
+    last: float
     low: float
     high: float
 
@@ -91,6 +94,68 @@ class Frame:
         return "M" + "L".join(f"{short(self.x(at))} {short(self.y(value))}" for at, value in line)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """What curves are drawn over.
+
+    Args:
+        title: below the numbers.
+        by: the same for screen readers.
+        reach: from where to where, for the places of all points.
+        ticks: where numbers stand from there to there, and how they are written.
+        stop: how a place is called where a pointer is.
+        first: heading of the places in a table.
+        cell: how they are written there.
+    """
+
+    title: str
+    by: str
+    reach: Callable[[Sequence[float]], tuple[float, float]]
+    ticks: Callable[[float, float], Sequence[tuple[float, str]]]
+    stop: Formatter
+    first: str
+    cell: Formatter
+
+
+def _round_reach(places: Sequence[float]) -> tuple[float, float]:
+    last = max(1, *places)
+    return min(last - 1, *places), last
+
+
+ROUNDS = Axis(
+    title="round",
+    by="by round",
+    reach=_round_reach,
+    ticks=lambda first, last: [(at, str(at)) for at in _round_ticks(int(first), int(last))],
+    stop=lambda at: f"round {at:g}",
+    first="round",
+    cell=lambda at: f"{at:g}",
+)
+
+
+def simulated_axis(longest: float) -> Axis:
+    """An axis of simulated time.
+
+    Args:
+        longest: seconds that it has to reach.
+
+    Returns:
+        In one unit throughout.
+    """
+    unit, called = largest_unit(longest, "seconds")
+    # Rounds of small models end within fractions of a second.
+    digits = max(1, 2 - math.floor(math.log10(longest / unit))) if longest > 0 else 1
+    return Axis(
+        title=f"simulated {called}",
+        by="over simulated time",
+        reach=lambda _: (0.0, longest or 1.0),
+        ticks=lambda _, last: [(at * unit, f"{at:g}") for at in ticks(0.0, last / unit) if at * unit <= last],
+        stop=lambda at: f"{at / unit:.{digits}f} simulated {called}",
+        first=f"simulated {called}",
+        cell=lambda at: f"{at / unit:.{digits}f}",
+    )
+
+
 def line_chart(
     curves: Sequence[Curve],
     names: Mapping[str, str],
@@ -100,6 +165,7 @@ def line_chart(
     width: float = WIDTH,
     trained: Container[str] = ("federated",),
     zero: bool = False,
+    over: Axis = ROUNDS,
 ) -> Markup:
     """Curves over rounds, with a band from the lowest to the highest seed where seeds differ.
 
@@ -112,6 +178,7 @@ def line_chart(
         width: the width of the drawing, which is scaled as a whole to the space on the page.
         trained: the arms that are no level even where they have a single point.
         zero: whether the vertical axis begins at zero.
+        over: the horizontal axis.
 
     Returns:
         An SVG element; empty if there is nothing to draw.
@@ -121,18 +188,17 @@ def line_chart(
     points = [point for curve in curves for point in curve.points]
     lowest = 0.0 if zero else min(point.low for point in points)
     levels = ticks(lowest, max(point.high for point in points))
-    last = max(1, *(point.x for point in points))
-    first = min(last - 1, *(point.x for point in points))
+    first, last = over.reach([point.x for point in points])
     frame = Frame(width=width, first=first, last=last, low=levels[0], high=levels[-1])
-    parts = [_axes(frame, levels, axis_text), *(_curve(frame, curve, trained) for curve in curves)]
-    parts.append(_hover(frame, curves, names, text))
+    parts = [_axes(frame, levels, axis_text, over), *(_curve(frame, curve, trained) for curve in curves)]
+    parts.append(_hover(frame, curves, names, text, over))
     ends = (f"{names[curve.arm]} ends at {text(curve.points[-1].mean)}" for curve in curves)
     return Markup('<svg class="lines" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        short(width), short(HEIGHT), f"{measure} by round: {', '.join(ends)}", Markup("").join(parts)
+        short(width), short(HEIGHT), f"{measure} {over.by}: {', '.join(ends)}", Markup("").join(parts)
     )
 
 
-def _axes(frame: Frame, levels: Sequence[float], text: Formatter) -> Markup:
+def _axes(frame: Frame, levels: Sequence[float], text: Formatter, over: Axis) -> Markup:
     parts = []
     for value in levels:
         parts.append(
@@ -141,15 +207,15 @@ def _axes(frame: Frame, levels: Sequence[float], text: Formatter) -> Markup:
                 '<text class="tick" x="{}" y="{y}" dy="0.35em" text-anchor="end">{}</text>'
             ).format(short(LEFT), short(frame.right), short(LEFT - 7), text(value), y=short(frame.y(value)))
         )
-    for number in _round_ticks(frame.first, frame.last):
+    for place, written in over.ticks(frame.first, frame.last):
         parts.append(
             Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-                short(frame.x(number)), short(HEIGHT - BOTTOM + 18), number
+                short(frame.x(place)), short(HEIGHT - BOTTOM + 18), written
             )
         )
     parts.append(
-        Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">round</text>').format(
-            short((LEFT + frame.right) / 2), short(HEIGHT - 4)
+        Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+            short((LEFT + frame.right) / 2), short(HEIGHT - 4), over.title
         )
     )
     return Markup("").join(parts)
@@ -177,7 +243,7 @@ def _curve(frame: Frame, curve: Curve, trained: Container[str]) -> Markup:
     return Markup("").join(parts)
 
 
-def _hover(frame: Frame, curves: Sequence[Curve], names: Mapping[str, str], text: Formatter) -> Markup:
+def _hover(frame: Frame, curves: Sequence[Curve], names: Mapping[str, str], text: Formatter, over: Axis) -> Markup:
     """Invisible strips, one per round with data, each carrying the values of all arms at that round."""
     moving = [curve for curve in curves if len(curve.points) > 1] or list(curves)
     stops = thinned(sorted({point.x for curve in moving for point in curve.points}), MOST_STOPS)
@@ -185,7 +251,7 @@ def _hover(frame: Frame, curves: Sequence[Curve], names: Mapping[str, str], text
     for index, stop in enumerate(stops):
         begin = frame.x((stops[index - 1] + stop) / 2) if index else LEFT
         end = frame.x((stops[index + 1] + stop) / 2) if index + 1 < len(stops) else frame.right
-        lines = [f"round {stop}"]
+        lines = [over.stop(stop)]
         for curve in curves:
             here = [point for point in curve.points if point.x == stop or len(curve.points) == 1]
             lines += [f"{names[curve.arm]}: {text(point.mean)}" for point in here]

@@ -23,7 +23,7 @@ Values = dict[int, float]
 class Point:
     """One place of a curve: the mean over seeds, with the lowest and the highest seed."""
 
-    x: int
+    x: float
     mean: float
     low: float
     high: float
@@ -70,6 +70,16 @@ class Run:
     def total(self, field: str) -> float:
         """The sum of a field over the federated rounds."""
         return float(sum(event.get(field) or 0 for event in self.rounds("federated").values()))
+
+    def simulated(self) -> dict[int, float]:
+        """Simulated seconds that have passed after each federated round, 0 before the first; empty without a clock."""
+        passed, found = 0.0, {0: 0.0}
+        for at, event in sorted(self.rounds("federated").items()):
+            if event.get("simulated_seconds") is None:
+                return {}
+            passed += event["simulated_seconds"]
+            found[at] = passed
+        return found if len(found) > 1 else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +212,23 @@ def merge_seeds(seeds: Sequence[Mapping[int, float | None]]) -> tuple[Point, ...
         values = [seed[at] for seed in known]
         points.append(Point(x=at, mean=statistics.fmean(values), low=min(values), high=max(values)))
     return tuple(points)
+
+
+def over_time(points: Sequence[Point], seeds: Sequence[Mapping[int, float]]) -> tuple[Point, ...]:
+    """A curve over rounds as one over simulated seconds.
+
+    Args:
+        points: by round.
+        seeds: of each seed, the seconds that have passed after a round.
+
+    Returns:
+        The points at the mean over seeds of these seconds; those whose round some seed has no seconds for are left out.
+    """
+    known = [point for point in points if seeds and all(int(point.x) in seed for seed in seeds)]
+    return tuple(
+        Point(x=statistics.fmean(seed[int(point.x)] for seed in seeds), mean=point.mean, low=point.low, high=point.high)
+        for point in known
+    )
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:

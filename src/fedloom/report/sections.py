@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from fedloom.report import units
 from fedloom.report.bar_charts import bar
-from fedloom.report.line_chart import WIDTH, line_chart, thinned
+from fedloom.report.line_chart import ROUNDS, WIDTH, Axis, line_chart, thinned
 from fedloom.report.record import Curve, Record, Run
 from fedloom.report.results import ARMS, TEST_SETS, columns, score
 from fedloom.statistics import Interval, student_interval
@@ -257,13 +257,14 @@ def curves(record: Record) -> tuple[list[Chart], list[Switch]]:
     return charts, [Switch(style=arm, name=NAMES[arm], shown=True) for arm in ARMS if arm in arms]
 
 
-def curve_table(drawn: Sequence[Curve], names: Mapping[str, str], text: Written) -> Table:
+def curve_table(drawn: Sequence[Curve], names: Mapping[str, str], text: Written, over: Axis = ROUNDS) -> Table:
     """The numbers of a chart of curves, for those who don't see it.
 
     Args:
         drawn: the curves.
         names: what to call each.
         text: how to write a value.
+        over: what they are drawn over.
 
     Returns:
         A row for every round with data, of long runs a selection.
@@ -271,9 +272,9 @@ def curve_table(drawn: Sequence[Curve], names: Mapping[str, str], text: Written)
     values = {curve.arm: {point.x: point.mean for point in curve.points} for curve in drawn}
     stops = sorted({at for points in values.values() for at in points})
     shown = thinned(stops, MOST_TABLE_ROWS)
-    rows = [("", str(at), [text(points.get(at)) for points in values.values()]) for at in shown]
+    rows = [("", over.cell(at), [text(points.get(at)) for points in values.values()]) for at in shown]
     notes = [f"{len(shown)} of {len(stops)} rounds."] if len(shown) < len(stops) else []
-    return Table(groups=[], headings=[names[arm] for arm in values], rows=rows, notes=notes, first="round")
+    return Table(groups=[], headings=[names[arm] for arm in values], rows=rows, notes=notes, first=over.first)
 
 
 def repeat_command(record: Record) -> str:

@@ -34,6 +34,8 @@ class RoundPlan:
         missing: clients that were drawn and don't count in this simulated round, and why.
         simulated_seconds: how long the round takes on the recipe's simulated clock; None without one.
         simulated_waiting_seconds: of these, what a client waits for the others, mean over clients; None where unknown.
+        simulated_clients: in a simulated network, every answering client's seconds of receiving, computing, sending and
+            waiting, its prune_rate and its bandwidth_hz.
     """
 
     arm: str
@@ -53,6 +55,7 @@ class RoundPlan:
     missing: Mapping[str, str] = field(default_factory=dict)
     simulated_seconds: float | None = None
     simulated_waiting_seconds: float | None = None
+    simulated_clients: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @runtime_checkable

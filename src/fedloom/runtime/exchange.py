@@ -14,10 +14,10 @@ from fedloom.aggregation import Algorithm, Update
 from fedloom.aggregation.client_rule import ClientRule
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.ranks import cut_to_rank, pad_to_layout
-from fedloom.model.tensor_names import factor_names, names_in_layers, private_names
 from fedloom.runtime.attack import Attack
 from fedloom.runtime.base import RoundPlan
 from fedloom.runtime.client_store import ClientStore
+from fedloom.runtime.crossing import crossing
 from fedloom.runtime.curriculum import Curriculum, Lesson
 from fedloom.runtime.pruning import ClientPruning
 from fedloom.runtime.sparse_updates import SparseUpdates
@@ -76,11 +76,8 @@ class Exchange:
         self.curriculum = curriculum
         # What an algorithm sends beside the adapter has a prefix.
         self.adapter = {name: value for name, value in broadcast.items() if "/" not in name}
-        frozen = names_in_layers(self.adapter, plan.frozen_layers)
-        trained = factor_names(self.adapter, plan.trained) - frozen
-        self.private = private_names(self.adapter, algorithm.shared, private)
-        self.private |= names_in_layers(self.adapter, plan.private_layers)
-        self.sent_up = [name for name in self.adapter if name in trained and name not in self.private]
+        names = crossing(self.adapter, plan, algorithm, private)
+        trained, self.private, self.sent_up, down = names.trained, names.private, names.up, names.down
         square = plan.trained == "R"
         self.entries = SquareEntries(grouped, self.adapter) if square else TrainedEntries(grouped, trained)
         # What the algorithm's rule works on: private entries are trained plainly.
@@ -99,7 +96,6 @@ class Exchange:
             prefix: self.rule_entries.flatten(_with_prefix(beside, prefix + "/"))
             for prefix in {name.partition("/")[0] for name in beside} - {"version", "base"}
         }
-        down = factor_names(self.adapter, plan.fetched) - self.private - frozen
         beside = {name: value for name, value in beside.items() if not name.startswith("version/")}
         self.full_rank = max((shape[0] for name, shape in grouped.shapes.items() if ".lora_A." in name), default=0)
         # What each client at work began with.

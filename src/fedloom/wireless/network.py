@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fedloom.errors import UserError
 from fedloom.randomness import numpy_generator
+from fedloom.recipe.network_schema import Interval
 from fedloom.wireless.channel import Values, broadcast_seconds, decibels_to_ratio, path_loss_db
 from fedloom.wireless.problem import RoundProblem
-from fedloom.wireless.scenario import Interval, Scenario
-from fedloom.wireless.trace import read_gains
+from fedloom.wireless.scenario import Scenario
+from fedloom.wireless.trace import GainTrace, read_gains
 
 # FLOP of one parameter for one token: forwards and backwards to inputs; for trained ones also to themselves.
 FROZEN_FLOP, TRAINED_FLOP = 4.0, 6.0
@@ -27,16 +28,22 @@ class Network:
         scenario: the network.
         clients: names by which draws are keyed; default: the trace's, else as many as the scenario says.
         examples: [clients] examples n_k; default: drawn.
+        trace: the scenario's, where it has been read already.
 
     Raises:
         UserError: where a trace can't be read, or lacks a client.
     """
 
     def __init__(
-        self, scenario: Scenario, clients: Sequence[str] | None = None, examples: Sequence[int] | None = None
+        self,
+        scenario: Scenario,
+        clients: Sequence[str] | None = None,
+        examples: Sequence[int] | None = None,
+        trace: GainTrace | None = None,
     ) -> None:
         self.scenario = scenario
-        trace = None if scenario.trace is None else read_gains(scenario.trace)
+        if trace is None and scenario.trace is not None:
+            trace = read_gains(scenario.trace)
         if clients is None:
             clients = [f"client-{k}" for k in range(scenario.clients)] if trace is None else trace.clients
         self.clients = tuple(clients)
@@ -79,17 +86,34 @@ class Network:
         Returns:
             Whose c_k = E n_k L (4 P_base + 6 P_adapter) / F_k, S_k the adapter's bits, a_k its broadcast.
         """
-        work, cell, pruning = self.scenario.work, self.scenario.cell, self.scenario.pruning
-        gains = self.gains(round_number)
-        noise = float(decibels_to_ratio(cell.noise_dbm_per_hz - 30.0))
+        work = self.scenario.work
         bits = work.adapter_parameters * work.bits_per_parameter
         flop = FROZEN_FLOP * work.base_parameters + TRAINED_FLOP * work.adapter_parameters
+        return self.problem_of(round_number, work.epochs * self.examples * work.tokens_per_example * flop, bits, bits)
+
+    def problem_of(
+        self, round_number: int, flop: ArrayLike, upload_bits: ArrayLike, broadcast_bits: float
+    ) -> RoundProblem:
+        """The joint problem of a round with work that is known.
+
+        Args:
+            round_number: the round.
+            flop: [clients], of training without pruning.
+            upload_bits: [clients] S_k, of the updates without pruning.
+            broadcast_bits: what all clients are sent.
+
+        Returns:
+            The problem.
+        """
+        cell, pruning = self.scenario.cell, self.scenario.pruning
+        gains = self.gains(round_number)
+        noise = float(decibels_to_ratio(cell.noise_dbm_per_hz - 30.0))
         power = float(decibels_to_ratio(cell.base_station_power_dbm - 30.0))
         return RoundProblem(
             channel_gain_hz=decibels_to_ratio(self.power_dbm - 30.0) * gains / noise,
-            fixed_latency_s=broadcast_seconds(bits, cell.bandwidth_hz, power, gains, noise),
-            compute_s=work.epochs * self.examples * work.tokens_per_example * flop / self.flop_per_second,
-            upload_bits=bits,
+            fixed_latency_s=broadcast_seconds(broadcast_bits, cell.bandwidth_hz, power, gains, noise),
+            compute_s=np.asarray(flop, dtype=np.float64) / self.flop_per_second,
+            upload_bits=upload_bits,
             weights=self.examples / self.examples.sum(),
             bandwidth_hz=cell.bandwidth_hz,
             prune_budget=pruning.budget,
