@@ -40,17 +40,17 @@ class CellFile:
     """Finished cells, one JSON object a line: {"cell": what it is, "seconds": ..., "result": what came out}.
 
     Args:
-        path: the file; created with the first cell.
+        path: the file; created with the first cell. None: nothing is to be done.
         others: files that other processes write to, only read.
     """
 
-    def __init__(self, path: Path, others: Sequence[Path] = ()) -> None:
+    def __init__(self, path: Path | None, others: Sequence[Path] = ()) -> None:
         self.path = path
         self._done: dict[str, dict[str, Any]] = {}
         for other in others:
             whole, _, _ = other.read_bytes().rpartition(b"\n")
             self._take(whole)
-        if not path.exists():
+        if path is None or not path.exists():
             return
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
@@ -85,6 +85,7 @@ class CellFile:
         result = strict_json(work())
         seconds = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
         record = {"cell": cell, **seconds, "result": result}
+        assert self.path is not None
         with open(self.path, "ab") as file:
             file.write(json.dumps(record).encode() + b"\n")
             file.flush()

@@ -39,7 +39,10 @@ def main() -> None:
     if missing:
         return skip(NAME, arguments, f"no data for {', '.join(missing)} beside the repository (set FEDLOOM_SHARED)")
     use_one_thread()
-    cells = CellFile(arguments.out[0], arguments.out[1:])
+    absent = [one for one in (arguments.out if arguments.report else arguments.out[1:]) if not one.is_file()]
+    if absent:
+        parser.error(f"--out: no such file: {', '.join(map(str, absent))}")
+    cells = CellFile(None, arguments.out) if arguments.report else CellFile(arguments.out[0], arguments.out[1:])
     workbench = None if arguments.report else Workbench(arguments.out[0].with_suffix(".data"))
     studies = {alpha: Study(alpha, datasets, cells, workbench, arguments.quick) for alpha in arguments.alpha}
     if workbench is not None:

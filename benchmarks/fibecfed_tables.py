@@ -145,8 +145,8 @@ def told(values: Sequence[float], signed: bool = False) -> str:
 
 def cost_table(found: Mapping[str, Mapping[str, Results]]) -> str:
     """Bytes and seconds of a round, and the seconds to the accuracy that FedAvg-LoRA ends with."""
-    head = ["", "kB a client and round, up", "down", "CPU s a round", "to FedAvg-LoRA's final accuracy: on",
-            "times less CPU", "times less wall time"]  # fmt: skip
+    head = ["", "kB a client and round, up", "down", "CPU s a round", "reaches FedAvg-LoRA's final accuracy on",
+            "in so many times less CPU s", "wall s"]  # fmt: skip
     rows = []
     for name, results in found.items():
         costs = [one["cost"] for same in results.values() for one in same if "cost" in one]
