@@ -143,18 +143,20 @@ class Timetable:
     @cached_property
     def _schedule(self) -> AsynchronousSchedule:
         """Who arrives in which of the server's buffers."""
-        recipe, federation = self._session.recipe, self._session.recipe.federation
-        if self._cell is None:
+        recipe, federation, cell = self._session.recipe, self._session.recipe.federation, self._cell
+        duration: Callable[[str, int], float]
+        if cell is None:
             assert self._config.clock is not None
-            duration: Callable[[str, int], float] = self._clock(self._config.clock).seconds
+            duration = self._clock(self._config.clock).seconds
         else:
-            duration = self._seconds_alone
+
+            def alone(client: str, start: int) -> float:
+                return self._alone(cell, client, start).finish
+
+            duration = alone
+
         buffer_size = federation.algorithm.parameters["buffer_size"]
         return AsynchronousSchedule(recipe.seed, self._clients, federation.clients_per_round, buffer_size, duration)
-
-    def _seconds_alone(self, client: str, start: int) -> float:
-        assert self._cell is not None
-        return self._alone(self._cell, client, start).finish
 
     def _alone(self, cell: Cell, client: str, start: int) -> ClientTimes:
         """A start in the cell: as many clients share the band equally as are in flight at any time."""
