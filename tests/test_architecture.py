@@ -25,6 +25,7 @@ LEVELS = [
     {"runtime"},
     {"run_directory", "checkpoint", "stopping"},
     {"session"},
+    {"beginning"},
     {"timetable"},
     {"arms"},
     {"shared_work"},

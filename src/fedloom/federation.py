@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedloom.aggregation import Algorithm
 from fedloom.arms import Arm
+from fedloom.beginning import adapter_at_start, check_same_base, check_same_data, check_same_start, first_event
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
 from fedloom.model.adapter_folder import export_adapter
 from fedloom.model.start import start_of
@@ -21,7 +22,7 @@ from fedloom.report.events import EventLog
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, EVENTS, METRICS, RunDirectory, write_json
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.tally import Tally
-from fedloom.session import Session, adapter_at_start, check_same_base, check_same_data, check_same_start, first_event
+from fedloom.session import Session
 from fedloom.stopping import require_finite, settled, spent
 from fedloom.wire.encoding import in_order
 

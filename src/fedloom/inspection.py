@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from fedloom.arms import build_arms
+from fedloom.beginning import check_same_base, fingerprints
 from fedloom.checkpoint import load_checkpoint
 from fedloom.data.conversation import Message
 from fedloom.data.describe import describe, render
@@ -28,7 +29,7 @@ from fedloom.model.classes import classes_of
 from fedloom.model.start import start_of
 from fedloom.recipe import load_recipe
 from fedloom.run_directory import ADAPTER, CHECKPOINTS, DATA, open_finished
-from fedloom.session import check_same_base, fingerprints, open_session, prepare_data
+from fedloom.session import open_session, prepare_data
 
 
 def show_data(recipe: str | Path, overrides: Sequence[str]) -> None:
@@ -165,11 +166,11 @@ def classify_text(directory: Path, text: str, pair: str | None) -> str:
         base.to(device)
     model = _with_adapter(base, folder / ADAPTER, recipe.model.adapter.kind)
     tokens = torch.from_numpy(read.tokens)[None].to(device)
-    given = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    arguments = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     if read.token_types is not None:
-        given["token_type_ids"] = torch.from_numpy(read.token_types)[None].to(device, torch.int64)
+        arguments["token_type_ids"] = torch.from_numpy(read.token_types)[None].to(device, torch.int64)
     with torch.no_grad():
-        logits = model.eval()(**given).logits[0]
+        logits = model.eval()(**arguments).logits[0]
     if read.places is not None:
         # Virtual tokens come first.
         logits = logits[len(logits) - tokens.shape[1] + int(read.places[0])][data.label_words]

@@ -7,17 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-import transformers
 from transformers import PreTrainedModel
 
-from fedloom import __version__
 from fedloom.aggregation.registry import algorithm_class
 from fedloom.data.allocation import check_numbers
 from fedloom.data.federated import FederatedData, prepare
 from fedloom.data.shards import ExampleSet
 from fedloom.data.splits import SPLITS
-from fedloom.errors import UserError
 from fedloom.evaluation.evaluator import Evaluator, check_cross, check_examples
 from fedloom.model.adapters.registry import build_adapter
 from fedloom.model.base import load_base, load_tokenizer, pick_device, quiet_libraries
@@ -25,20 +21,17 @@ from fedloom.model.check import check_model, check_positions
 from fedloom.model.checkpointing import make_layers_repeatable
 from fedloom.model.classes import Classes, classes_of
 from fedloom.model.decoder_layer import frozen_layers, use_own_layers
-from fedloom.model.fingerprint import base_fingerprint
 from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
-from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
+from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
 from fedloom.model.pruned_pass import make_prunable
-from fedloom.model.start import first_adapter, start_fingerprint, start_of
 from fedloom.model.tensor_names import check_layer_numbers, check_patterns
 from fedloom.model.units import find_blocks
 from fedloom.participation import check_participation
 from fedloom.recipe import Recipe
 from fedloom.recipe.combinations import check_named_clients
 from fedloom.recipe.pruning_schema import prunes
-from fedloom.report.events import read_events
-from fedloom.run_directory import CLIENTS, DATA, EVENTS, LAYERS, write_json
+from fedloom.run_directory import CLIENTS, DATA, LAYERS, write_json
 from fedloom.runtime import Runtime
 from fedloom.runtime.attack import Attack
 from fedloom.runtime.client_store import ClientStore
@@ -55,8 +48,6 @@ if TYPE_CHECKING:
     from fedloom.runtime.process_group import ProcessGroup
 
 POOLED = "pooled"
-# In the event that a run begins with.
-FINGERPRINTS = "fingerprints"
 GIB = 1 << 30
 PREFIX_CACHE_GB = 4.0
 
@@ -284,120 +275,3 @@ def over_model(
     in_process = InProcessRuntime(model, grouped, recipe, train_examples, store, lanes, attack)
     runtime = in_process if group is None else DistributedRuntime(in_process, group)
     return Session(recipe, data, model, grouped, store, runtime, Evaluator(model, grouped, recipe, data, passes))
-
-
-def describe_session(session: Session) -> dict[str, Any]:
-    """What a reader of the event log wants to know about a run before its first round.
-
-    Args:
-        session: what the run works with.
-
-    Returns:
-        Names, sizes, device and versions.
-    """
-    model = session.model
-    return {
-        "name": session.recipe.name,
-        "fedloom": __version__,
-        "clients": len(session.data.clients),
-        "examples": session.data.totals(),
-        "parameters": {"base": model.num_parameters(), "trainable": session.grouped.size},
-        "adapter": session.recipe.model.adapter.kind,
-        # Only where it is so: other kinds train several clients in one pass.
-        **({} if session.grouped.cohorts else {"one_client_at_a_time": True}),
-        # What the result `base` then says is what chance does.
-        **({"fresh_head": True} if session.grouped.has_fresh_head else {}),
-        "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        FINGERPRINTS: {"base": base_fingerprint(session.recipe.model), "data": session.data.fingerprint},
-    }
-
-
-def adapter_at_start(session: Session) -> Adapter:
-    """What every arm of a run starts from; see `first_adapter`."""
-    return first_adapter(session.grouped, session.recipe.model.adapter, session.recipe.seed)
-
-
-def first_event(session: Session) -> dict[str, Any]:
-    """What a run's event log begins with: also a fingerprint of the adapter that training starts from, if there is one.
-
-    Args:
-        session: what the run works with, in the process that runs the loop: on its machine alone that adapter must be.
-
-    Returns:
-        Fields of the event.
-    """
-    facts = describe_session(session)
-    return facts | {FINGERPRINTS: facts[FINGERPRINTS] | start_fingerprint(session.recipe.model.adapter)}
-
-
-def check_same_base(recipe: Recipe, directory: Path) -> None:
-    """Check that the base model is the one that the run began with.
-
-    Args:
-        recipe: the run.
-        directory: the run directory.
-
-    Raises:
-        UserError: where its weights or its config.json have changed.
-    """
-    if base_fingerprint(recipe.model) != fingerprints(directory)["base"]:
-        raise UserError(
-            f"model.base: {recipe.model.base!r} is not the model that the run in {directory} began with: "
-            "its weights or config.json have changed",
-            hint="put the former files back, or begin anew in a new folder",
-        )
-
-
-def check_same_start(recipe: Recipe, directory: Path) -> None:
-    """Check that the adapter that training starts from is the one that the run began with.
-
-    Args:
-        recipe: the run.
-        directory: the run directory.
-
-    Raises:
-        UserError: where its files have changed, or are gone.
-    """
-    if start_fingerprint(recipe.model.adapter).get("start") != fingerprints(directory).get("start"):
-        raise UserError(
-            f"model.adapter.start: {str(start_of(recipe.model.adapter))!r} is not the adapter that the run in "
-            f"{directory} began with: its files have changed",
-            hint="put the former files back, or begin anew in a new folder",
-        )
-
-
-def check_same_data(data: FederatedData, directory: Path) -> None:
-    """Check that the tokenised data are those that the run began with.
-
-    Args:
-        data: of the run.
-        directory: the run directory.
-
-    Raises:
-        UserError: where a source, the template or the tokenizer has changed.
-    """
-    if data.fingerprint != fingerprints(directory)["data"]:
-        raise UserError(
-            f"data: not what the run in {directory} began with: a source, the template or the tokenizer has changed",
-            hint="put the former files back, or begin anew in a new folder",
-        )
-
-
-def fingerprints(directory: Path) -> dict[str, str]:
-    """The fingerprints of the base, the data and the adapter to start from that a run began with.
-
-    Args:
-        directory: the run directory.
-
-    Returns:
-        Under "base" and "data", and "start" where the recipe names one.
-
-    Raises:
-        UserError: where the run noted none.
-    """
-    found: dict[str, str] | None = read_events(directory / EVENTS)[0].get(FINGERPRINTS)
-    if found is None:
-        raise UserError(f"{directory}: begun by a Fedloom that kept no fingerprints of the base model and the data")
-    return found

@@ -20,6 +20,7 @@ from torch import Tensor
 from fedloom.aggregation import Algorithm, State, Tensors, Update
 from fedloom.aggregation.wrapped import Wrapped
 from fedloom.arms import Arm, build_arms
+from fedloom.beginning import describe_session
 from fedloom.data.federated import reopen
 from fedloom.errors import UserError
 from fedloom.model.base import quiet_libraries
@@ -29,7 +30,7 @@ from fedloom.run_directory import DATA, write_atomically
 from fedloom.runtime import RoundPlan
 from fedloom.runtime.cohort_size import GIB, memory_budget
 from fedloom.runtime.distributed import Delivered, DistributedRuntime, SharedUpdates
-from fedloom.session import Session, assemble, describe_session, open_data, open_session, shared_layers
+from fedloom.session import Session, assemble, open_data, open_session, shared_layers
 from fedloom.training.layer_choice import LayerChoice
 from fedloom.wire.messages import pack_message, unpack_message
 

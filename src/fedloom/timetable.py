@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -71,7 +71,7 @@ class Timetable:
             The plan with clients, with what the network hands out to them, and with the simulated times.
         """
         versions: dict[str, int] = {}
-        times: dict[str, ClientTimes] = {}
+        times: Mapping[str, ClientTimes] = {}
         if self._asynchronous:
             participants, versions, times = self._flushed(plan)
         elif self._cell is None:
@@ -144,13 +144,16 @@ class Timetable:
     def _schedule(self) -> AsynchronousSchedule:
         """Who arrives in which of the server's buffers."""
         recipe, federation, cell = self._session.recipe, self._session.recipe.federation, self._cell
+        duration: Callable[[str, int], float]
         if cell is None:
             assert self._config.clock is not None
             duration = self._clock(self._config.clock).seconds
         else:
 
-            def duration(client: str, start: int) -> float:
+            def alone(client: str, start: int) -> float:
                 return self._alone(cell, client, start).finish
+
+            duration = alone
 
         buffer_size = federation.algorithm.parameters["buffer_size"]
         return AsynchronousSchedule(recipe.seed, self._clients, federation.clients_per_round, buffer_size, duration)

@@ -8,7 +8,6 @@ tensors an adapter has, how they begin, how they change the model, and in which 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from transformers import PreTrainedModel
 
 from fedloom.model.classes import trained_head
 from fedloom.model.head_loss import head_is_plain
+from fedloom.model.loaded_adapters import LoadedAdapters
 from fedloom.randomness import torch_generator
 from fedloom.recipe.adapter_schema import AdapterKind
 
@@ -51,19 +51,6 @@ class Layout:
 
     shapes: Shapes
     layers: list[str]
-
-
-class _Loaded(threading.local):
-    """The adapters at work in one thread: cohorts may train side by side over the same base, a thread each."""
-
-    def __init__(self) -> None:
-        self.group_starts: tuple[int, ...] = ()
-        self.values = self.gradients = torch.empty(0, 0)
-        self.parameters: dict[str, Tensor] = {}
-        self.gradient_views: dict[str, Tensor] = {}
-        self.squares: Tensor | None = None
-        # What the groups leave out of the base; see `pruned_pass`.
-        self.pruned: PrunedPass | None = None
 
 
 class GroupedAdapter(Generic[KindConfig]):
@@ -115,7 +102,7 @@ class GroupedAdapter(Generic[KindConfig]):
         # What reads classes off the last hidden states, where examples are to be classified.
         self.reader: ClassReader | None = None
         self._head = {name: model.get_parameter(self._in_model(name)).detach() for name in self.head_shapes}
-        self._loaded = _Loaded()
+        self._loaded = LoadedAdapters()
 
     @classmethod
     def layout(cls, model: PreTrainedModel, config: KindConfig) -> Layout:

@@ -332,7 +332,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for inner in get_args(annotation) for model in _models_in(inner)]
 
 
-def _kinds(wanted: Callable[[type[BaseModel]], bool]) -> set[str]:
+def _kinds_where(wanted: Callable[[type[BaseModel]], bool]) -> set[str]:
     models = [model for model in _variants(Recipe) if wanted(model)]
     return {name for model in models for name in get_args(model.model_fields["kind"].annotation)}
 
@@ -341,8 +341,8 @@ _TAGS = {"list[str]", "SourceConfig", "str", "int", "float", "constrained-int", 
 _TAGS.add("DifficultyColumn")
 # The kinds of a union's variants by its key: elsewhere a key may have the same name, as local.sparse has.
 _KINDS = {
-    "adapter": _kinds(lambda model: issubclass(model, AdapterKind)),
-    "partition": _kinds(lambda model: model.__name__.startswith("Partition")),
+    "adapter": _kinds_where(lambda model: issubclass(model, AdapterKind)),
+    "partition": _kinds_where(lambda model: model.__name__.startswith("Partition")),
 }
 
 

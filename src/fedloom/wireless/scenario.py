@@ -58,7 +58,7 @@ def shipped_scenarios() -> dict[str, Path]:
     Returns:
         Paths of the YAML files: beside the package when installed, in the repository when worked on.
     """
-    for folder in (PACKAGE / "recipes" / "wireless", PACKAGE.parent.parent / "recipes" / "wireless"):
+    for folder in (PACKAGE / "scenarios", PACKAGE.parent.parent / "scenarios"):
         if folder.is_dir():
             return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     return {}
