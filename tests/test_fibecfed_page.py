@@ -39,7 +39,8 @@ def carry_out(words: list[str], shared: Path, monkeypatch) -> None:
     less = [*LESS, "federation.rounds=1"]
     if "dolly" in words:
         less += [f"data.source.path={shared}/data/instruct/dolly15k.jsonl.gz", "model.base=pocket", "local.steps=1"]
-        less += ["data.partition={kind: iid, clients: 4}", "data.global_test=null"]
+        less += ["data.partition={kind: iid, clients: 4}", "data.global_test=null", "data.max_tokens=256"]
+        less += ["local.batch_size=2"]
     else:
         less += [*CLASSIFICATION, f"data.source.path={shared}/data/classification/sst2.jsonl.gz"]
         less += [f"model.base={tiny_roberta(Path('base'))}"]

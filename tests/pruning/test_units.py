@@ -61,7 +61,7 @@ def test_as_many_are_kept_as_the_rate_leaves_rounded_up(importance: list[float],
     kept = kept_units(values, BLOCKS, rate)
     for block in BLOCKS:
         own, matter = block.of(kept), block.of(values)
-        assert int(own.sum()) == max(math.ceil((1 - rate) * block.count - 1e-9), int(rate == 0) * block.count)
+        assert int(own.sum()) == max(1, math.ceil((1 - rate) * block.count - 1e-9))
         # The rate is never exceeded, and within one unit of what was asked for.
         left_out = block.count - int(own.sum())
         assert rate * block.count - 1 < left_out <= rate * block.count + 1e-6

@@ -135,7 +135,7 @@ def kept_units(importance: Tensor, blocks: Sequence[Block], rate: float) -> Tens
     """
     kept = torch.zeros(len(importance), dtype=torch.bool)
     for block in blocks:
-        number = math.ceil((1 - rate) * block.count - ROUNDING)
+        number = max(1, math.ceil((1 - rate) * block.count - ROUNDING))
         best = block.of(importance).sort(descending=True, stable=True).indices[:number]
         kept[block.first + best] = True
     return kept

@@ -74,7 +74,7 @@ def _recipe_file(source: str | Path) -> Path:
     shipped = shipped_recipes()
     if str(source) in shipped:
         return shipped[str(source)]
-    close = nearest(path.with_suffix("").as_posix(), shipped)
+    close = nearest(path.as_posix().removesuffix(".yaml"), shipped)
     raise UserError(
         f"recipe: no such file: {path}",
         hint=f"did you mean the shipped recipe {close!r}?" if close else "`fedloom recipes` lists those shipped",

@@ -89,7 +89,9 @@ class NetworkConfig(Config):
         min_length=1,
         description="Classes of devices; a client's is drawn by their shares.",
     )
-    pruning: PruningBounds = Field(PruningBounds(), description="How much may be pruned.")
+    pruning: PruningBounds = Field(
+        PruningBounds(), description="The budget of a round, and the highest rate of a client."
+    )
 
     @model_validator(mode="after")
     def _has_effect(self) -> NetworkConfig:
