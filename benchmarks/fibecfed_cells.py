@@ -114,7 +114,7 @@ CONTENDERS = {
     "no_sparse": Contender("FibecFed, all neurons trained", {"local.sparse": None}),
     "no_curriculum": Contender("FibecFed without curriculum", {"local.curriculum": None}),
     "all_layers": Contender("FibecFed, all layers shared", {"federation.layers": None, "local.sparse": None}),
-    "fedpeptao": Contender("FedPepTAO-style layers", _layers("change", "private", warmup_steps=2)),
+    "fedpeptao": Contender("FedPepTAO-style layers", _layers("similarity", "private", examples=8)),
     "local": Contender("each client alone", PLAIN, arm="local"),
     "layers_random": Contender("LoRA on random layers", _layers("random", "frozen")),
     "layers_lowest": Contender("LoRA on the lowest layers", _layers("lowest", "frozen")),

@@ -91,8 +91,8 @@ RUNS: dict[str, Callable[[Path], Values]] = {name: partial(settings, name=name) 
     "fedavg, chosen layer": partial(
         settings, name="fedavg", federation={"layers": {"choose": "importance", "others": "frozen"}}
     ),
-    "fedadam, changed layer": partial(
-        settings, name="fedadam", federation={"layers": {"choose": "change", "warmup_steps": 2, "others": "frozen"}}
+    "fedadam, alike layer": partial(
+        settings, name="fedadam", federation={"layers": {"choose": "similarity", "others": "frozen"}}
     ),
     "scaffold, sparse": partial(
         settings,

@@ -2,13 +2,12 @@
 
 import random
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedloom.recipe.layers_schema import LayersConfig
-from fedloom.training.layer_choice import LayerChoice, choose, number_of_layers, relative_changes, weighted_mean
+from fedloom.training.layer_choice import LayerChoice, choose, number_of_layers, weighted_mean
 
 LOSSLESS = LayersConfig(share="lossless")
 
@@ -60,13 +59,6 @@ def test_the_order_of_clients_never_shows(reports: list[tuple[float, int]], gene
     generator.shuffle(shuffled)
     means = [weighted_mean([one[0] for one in some], [float(one[1]) for one in some]) for some in (reports, shuffled)]
     assert means[0] == means[1]
-
-
-def test_relative_changes() -> None:
-    before = {"a": np.array([[3.0, 4.0]]), "b": np.zeros((2, 1)), "c": np.zeros(2)}
-    after = {"a": np.array([[3.0, 4.0]]), "b": np.array([[0.3], [0.4]]), "c": np.array([0.0, 2.0])}
-    # A layer that begins at zero counts what was added.
-    assert relative_changes(before, after, [["a", "b"], ["c"]]) == pytest.approx([0.1, 2.0])
 
 
 def test_the_layers_that_are_not_chosen() -> None:

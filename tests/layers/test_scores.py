@@ -1,5 +1,6 @@
 """How far layers' outputs move under the perturbed embeddings: against plain transformers, and what never shows."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,13 @@ from fedloom.model.example_sets import examples_at
 from fedloom.model.layer_probe import probed
 from fedloom.model.packing import Example
 from fedloom.session import Session
-from fedloom.training.layer_scores import output_movements, perturbation, relative_movement
+from fedloom.training.layer_scores import (
+    layer_outputs,
+    output_movements,
+    perturbation,
+    relative_movement,
+    similarity_score,
+)
 from tests.layers.federations import opened, settings
 
 LAYERS = [1, 3, 4, 5]
@@ -97,6 +104,37 @@ def test_a_layers_scale_does_not_matter(scale: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     clean, moved = (torch.randn(5, 3, generator=generator, dtype=torch.float64) for _ in range(2))
     assert relative_movement(scale * clean, scale * moved) == pytest.approx(relative_movement(clean, moved), rel=1e-9)
+
+
+def test_similarity_scores_are_those_of_the_published_formula() -> None:
+    # Two outputs with a cosine of c: eigenvalues 1 + c and 1 - c.
+    pair = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])]
+    expected = sum(math.log(value) + 1 / value for value in (1.6 + 1e-5, 0.4 + 1e-5))
+    assert similarity_score(pair) == pytest.approx(expected, rel=1e-6)
+    # Where there is nothing after the shorter one's end, the rest of the longer one is unlike it.
+    longer = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.0], [0.0, 0.8]])]
+    assert similarity_score(longer) == pytest.approx(expected, rel=1e-6)
+    # Equal outputs have one eigenvalue of zero; more alike is higher.
+    assert similarity_score([pair[0], pair[0]]) > 9e4 > similarity_score(pair) > similarity_score([pair[0]])
+
+
+@given(st.floats(1e-3, 1e3), st.integers(0, 2**32 - 1))
+def test_a_layers_scale_does_not_matter_to_its_similarities(scale: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    outputs = [torch.randn(tokens, 4, generator=generator, dtype=torch.float64) for tokens in (3, 5, 2)]
+    assert similarity_score([scale * one for one in outputs]) == pytest.approx(similarity_score(outputs), rel=1e-6)
+
+
+def test_what_leaves_layers_is_what_the_model_alone_says(session: Session) -> None:
+    examples = some(session, 3)
+    adapter = session.grouped.initial(0)
+    with probed(session.model, session.grouped, LAYERS) as probe:
+        together = layer_outputs(session.model, session.grouped, probe, adapter, examples, LAYERS)
+        alone = layer_outputs(session.model, session.grouped, probe, adapter, examples[1:2], LAYERS)
+    for outputs, single in zip(together, alone, strict=True):
+        assert [len(one) for one in outputs] == [len(example.tokens) for example in examples]
+        torch.testing.assert_close(outputs[1], single[0])
+    assert not torch.equal(together[0][0], together[1][0])
 
 
 def test_the_perturbation_has_the_size_asked_for() -> None:

@@ -24,12 +24,12 @@ class LayersConfig(Config):
     the others to themselves is FedPepTAO's (arXiv 2310.15080) and FibecFed's (arXiv 2410.00131).
     """
 
-    choose: Literal["importance", "random", "lowest", "highest", "change"] = Field(
+    choose: Literal["importance", "similarity", "random", "lowest", "highest"] = Field(
         "importance",
         description="importance: the layers whose output moves most where the embeddings are perturbed against the "
-        "answer (as in arXiv 2410.00131; the measure is our choice); change: those that local training changes most, "
-        "relative to their norm (our choice of a score for FedPepTAO's scheme, arXiv 2310.15080); random: keyed by "
-        "the seed; lowest: nearest to the input; highest: nearest to the output.",
+        "answer (as in arXiv 2410.00131; the measure is our choice); similarity: the layers to "
+        "which a client's examples are most alike, by FedPepTAO's score (arXiv 2310.15080, as in its published code); "
+        "random: keyed by the seed; lowest: nearest to the input; highest: nearest to the output.",
     )
     share: Share | Literal["lossless"] | None = Field(
         None,
@@ -45,14 +45,15 @@ class LayersConfig(Config):
         None, gt=0, description="Of importance: size of the perturbation relative to the embeddings'. Default: 0.05."
     )
     examples: PositiveInt | None = Field(
-        None, description="Of importance and lossless: at most so many examples of each client. Default: 32."
+        None,
+        description="Of importance, similarity and lossless: at most so many examples of each client. Default: 32.",
     )
     scale: float | None = Field(
         None, gt=0, description="Of lossless: the number of layers is multiplied by it (mu). Default: 1."
     )
     warmup_steps: PositiveInt | None = Field(
         None,
-        description="Of change and lossless: steps that a client trains alone before it is measured. Default: 10.",
+        description="Of lossless: steps that a client trains alone before it is measured. Default: 10.",
     )
 
     @model_validator(mode="before")
@@ -74,9 +75,9 @@ class LayersConfig(Config):
             raise ValueError("share and number exclude each other: give one")
         owners = {
             "noise": "choose: importance",
-            "examples": "choose: importance and share: lossless",
+            "examples": "choose: importance, choose: similarity and share: lossless",
             "scale": "share: lossless",
-            "warmup_steps": "choose: change and share: lossless",
+            "warmup_steps": "share: lossless",
         }
         for key, owner in owners.items():
             if getattr(self, key) is not None and not _has_effect(key, self.choose, self.share):
@@ -117,9 +118,9 @@ def _has_effect(key: str, choose: Any, share: Any) -> bool:
         return False
     effects: dict[str, bool] = {
         "noise": choose == "importance",
-        "examples": choose == "importance" or lossless,
+        "examples": choose in {"importance", "similarity"} or lossless,
         "scale": lossless,
-        "warmup_steps": choose == "change" or lossless,
+        "warmup_steps": lossless,
     }
     return effects[key]
 

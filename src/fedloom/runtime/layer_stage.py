@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,34 +14,21 @@ from fedloom.model.layer_probe import probed
 from fedloom.model.packing import Example
 from fedloom.model.ranks import cut_to_rank, pad_to_layout
 from fedloom.model.start import first_adapter
-from fedloom.model.tensor_names import adapted_layers, names_in_layers
+from fedloom.model.tensor_names import adapted_layers
 from fedloom.randomness import numpy_generator
 from fedloom.recipe.layers_schema import LayersConfig
 from fedloom.runtime.in_process import InProcessRuntime
 from fedloom.training.batches import round_batches
 from fedloom.training.client import ClientWork, LocalTraining
 from fedloom.training.cohort import train_cohort
-from fedloom.training.layer_choice import LayerChoice, choose, number_of_layers, relative_changes, weighted_mean
-from fedloom.training.layer_scores import output_movements
+from fedloom.training.layer_choice import LayerChoice, choose, number_of_layers, weighted_mean
+from fedloom.training.layer_scores import layer_outputs, output_movements, similarity_score
 from fedloom.training.optimizers import local_optimizer
 from fedloom.training.spectrum import adapter_spectrum, lossless_share_of_density
 from fedloom.wire.encoding import encode
 
 # Examples of several clients share a pass.
 TOKENS_PER_PASS = 4096
-
-
-@dataclass(frozen=True)
-class _Warmed:
-    """What a client finds out by training alone for some steps.
-
-    Args:
-        changes: of each layer, relative to its norm.
-        keep_share: the share of directions that matter; None where nobody asks.
-    """
-
-    changes: list[float]
-    keep_share: float | None
 
 
 def choose_layers(runtime: InProcessRuntime, config: LayersConfig, clients: Sequence[str]) -> LayerChoice:
@@ -68,13 +53,10 @@ def choose_layers(runtime: InProcessRuntime, config: LayersConfig, clients: Sequ
     keep_shares: dict[str, float] = {}
     if config.choose == "importance":
         scores = _movements(runtime, config, clients, fresh, layers)
-    if config.warmup_steps is not None:
-        warmed = list(_warmed(runtime, config, clients, fresh, layers))
-        if config.choose == "change":
-            scores = [one.changes for one in warmed]
-        keep_shares = {
-            client: one.keep_share for client, one in zip(clients, warmed, strict=True) if one.keep_share is not None
-        }
+    elif config.choose == "similarity":
+        scores = _similarities(runtime, config, clients, fresh, layers)
+    if config.lossless:
+        keep_shares = dict(zip(clients, _keep_shares(runtime, config, clients, fresh), strict=True))
     importances = None
     if scores is not None:
         importances = [weighted_mean(column, weights) for column in zip(*scores, strict=True)]
@@ -153,14 +135,44 @@ def _movements(
     return means
 
 
-def _warmed(
+def _similarities(
     runtime: InProcessRuntime, config: LayersConfig, clients: Sequence[str], fresh: Adapter, layers: Sequence[int]
-) -> Iterator[_Warmed]:
+) -> list[list[float]]:
+    """The score of each layer by how alike each client's examples are to it."""
+    assert config.examples is not None
+    limit, seed = config.examples, runtime.recipe.seed
+    runtime.grouped.change_base({})
+    with probed(runtime.model, runtime.grouped, layers) as probe:
+
+        def measure(client: str) -> list[float]:
+            examples = runtime.train_examples(client)
+            outputs: list[list[torch.Tensor]] = [[] for _ in layers]
+            for some in _short_passes(examples_at(examples, measured_on(len(examples), limit, seed, client))):
+                found = layer_outputs(runtime.model, runtime.grouped, probe, fresh, some, layers)
+                for layer, rows in zip(outputs, found, strict=True):
+                    layer.extend(rows)
+            return [similarity_score(layer) for layer in outputs]
+
+        return list(runtime.lanes.map(measure, clients))
+
+
+def _short_passes(examples: Sequence[Example]) -> Iterator[list[Example]]:
+    filling: list[Example] = []
+    for example in examples:
+        if filling and sum(len(other.tokens) for other in filling) + len(example.tokens) > TOKENS_PER_PASS:
+            yield filling
+            filling = []
+        filling.append(example)
+    yield filling
+
+
+def _keep_shares(
+    runtime: InProcessRuntime, config: LayersConfig, clients: Sequence[str], fresh: Adapter
+) -> Iterator[float]:
     """Train every client alone for a few steps, as a round would, and let it measure; nothing of it is kept."""
     recipe, grouped = runtime.recipe, runtime.grouped
     local = recipe.local.model_copy(update={"steps": config.warmup_steps, "epochs": None})
     training = LocalTraining(local_optimizer(local), local.learning_rate, local.max_gradient_norm, 0, local.momentum)
-    members = [sorted(names_in_layers(grouped.shapes, [layer])) for layer in layers]
     full_rank = max((shape[0] for name, shape in grouped.shapes.items() if ".lora_A." in name), default=0)
 
     def work(client: str) -> ClientWork:
@@ -170,16 +182,12 @@ def _warmed(
         batches = round_batches(len(examples), local, local.batch_size, recipe.seed, 0, client)
         return ClientWork(client, examples, batches, start)
 
-    def measure(cohort: range) -> list[_Warmed]:
+    def measure(cohort: range) -> list[float]:
         pieces = [work(clients[place]) for place in cohort]
         passes = [pieces] if grouped.cohorts else [[piece] for piece in pieces]
         results = [one for some in passes for one in train_cohort(runtime.model, grouped, some, training)]
         return [
-            _Warmed(
-                relative_changes(_arrays(piece.adapter), _arrays(result.adapter), members),
-                _keep_share(runtime, config, piece, result.adapter) if config.lossless else None,
-            )
-            for piece, result in zip(pieces, results, strict=True)
+            _keep_share(runtime, config, piece, result.adapter) for piece, result in zip(pieces, results, strict=True)
         ]
 
     grouped.change_base({})
@@ -197,7 +205,3 @@ def _keep_share(runtime: InProcessRuntime, config: LayersConfig, work: ClientWor
         runtime.model, runtime.grouped, adapter, work.examples, indices, seed=seed, client=work.client
     )
     return lossless_share_of_density(values, weights)
-
-
-def _arrays(adapter: Adapter) -> dict[str, Any]:
-    return {name: value.numpy() for name, value in adapter.items()}

@@ -112,26 +112,3 @@ def choose(
     else:
         order = np.arange(number) if config.choose == "lowest" else np.arange(len(layers) - number, len(layers))
     return sorted(layers[place] for place in order)
-
-
-def relative_changes(
-    before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], members: Sequence[Sequence[str]]
-) -> list[float]:
-    """How much local training has changed each layer [our choice of a score; the scheme is FedPepTAO's, 2310.15080].
-
-    Args:
-        before: an adapter's tensors.
-        after: the same, trained.
-        members: for each layer the names of its tensors.
-
-    Returns:
-        For each layer ||after - before|| / ||before||, or ||after - before|| where it began with zeros.
-    """
-    found = []
-    for names in members:
-        begun = math.fsum(float(np.square(before[name], dtype=np.float64).sum()) for name in names)
-        moved = math.fsum(
-            float(np.square(after[name].astype(np.float64) - before[name].astype(np.float64)).sum()) for name in names
-        )
-        found.append(math.sqrt(moved) / (math.sqrt(begun) if begun else 1.0))
-    return found

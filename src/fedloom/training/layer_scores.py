@@ -1,7 +1,8 @@
-"""How much layers matter to examples: how far their outputs move where the embeddings are perturbed.
+"""How much layers matter to examples: how far their outputs move, or how alike the examples are to them.
 
 FibecFed (arXiv 2410.00131) scores layers by how sensitive their outputs are to a small change of the input. The measure
 below is our choice: an adversarial perturbation of the embeddings in the 2-norm, and movements relative to the output.
+FedPepTAO (arXiv 2310.15080) scores them by the similarities of examples' outputs, as its published code does it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from fedloom.model.packing import Example
 
 # No division by zero where a layer's output is all zeros.
 SMALLEST = 1e-12
+# Added to eigenvalues before logarithms and reciprocals (FedPepTAO's code).
+EIGENVALUE_OFFSET = 1e-5
 
 
 def output_movements(
@@ -118,6 +121,63 @@ def relative_movement(clean: Tensor, moved: Tensor) -> float:
     """
     clean = clean.double()
     return float((moved.double() - clean).norm() / (clean.norm() + SMALLEST))
+
+
+def layer_outputs(
+    model: PreTrainedModel,
+    grouped: GroupedAdapter[Any],
+    probe: LayerProbe,
+    adapter: Adapter,
+    examples: Sequence[Example],
+    layers: Sequence[int],
+) -> list[list[Tensor]]:
+    """What leaves each layer for each example.
+
+    Args:
+        model: the frozen base with its wrapped layers.
+        grouped: the adapters.
+        probe: of the model and these layers, see `probed`.
+        adapter: fp32 tensors, the same for all examples.
+        examples: of one pass.
+        layers: their numbers.
+
+    Returns:
+        For each layer the examples' outputs, [tokens, size] each.
+    """
+    grouped.load([adapter], trainable=False)
+    batch = pack_groups(grouped, [examples], share_prompts=False)
+    lengths = [len(example.tokens) for example in examples]
+    try:
+        probe.outputs = {}
+        with torch.no_grad():
+            states_everywhere(model, grouped, batch)
+        return [_rows(probe.outputs[layer], lengths) for layer in layers]
+    finally:
+        probe.outputs = None
+
+
+def similarity_score(outputs: Sequence[Tensor]) -> float:
+    """FedPepTAO's score of a layer: the sum of log(v) + 1/v over the eigenvalues v of its examples' similarities.
+
+    Similarities are cosines of the examples' outputs, token after token in one vector (arXiv 2310.15080; the formula is
+    that of its published code, 1e-5 added to each eigenvalue). Ours: of outputs of unequal lengths the shorter one goes
+    on with zeros, where the code has what leaves padding; and eigenvalues below zero, being rounding, count as zero.
+
+    Args:
+        outputs: [tokens, size] of each example, at least one.
+
+    Returns:
+        The score; the more alike the examples, the higher.
+    """
+    flat = [output.double().flatten() for output in outputs]
+    norms = [float(one.norm()) + SMALLEST for one in flat]
+    cosines = torch.eye(len(flat), dtype=torch.float64)
+    for i, one in enumerate(flat):
+        for j in range(i):
+            common = min(len(one), len(flat[j]))
+            cosines[i, j] = cosines[j, i] = float(one[:common] @ flat[j][:common]) / norms[i] / norms[j]
+    values = torch.linalg.eigvalsh(cosines).clamp_min(0) + EIGENVALUE_OFFSET
+    return float((values.log() + 1 / values).sum())
 
 
 def _rows(states: Tensor, lengths: Sequence[int]) -> list[Tensor]:
