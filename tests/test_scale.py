@@ -14,7 +14,8 @@ import yaml
 import fedloom
 from fedloom.data.federated import FederatedData
 from fedloom.data.mapped import map_values, release_pages
-from fedloom.data.shards import ExampleArrays, ShardContents, count_labels, write_shards
+from fedloom.data.shard_files import ShardContents, write_shards
+from fedloom.data.shards import ExampleArrays, count_labels
 from fedloom.evaluation import evaluator, scoring
 from fedloom.evaluation.evaluator import Evaluator
 from fedloom.evaluation.scoring import score

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from fedloom.data.readers import Record
 from fedloom.errors import MAX_SHOWN, UserError, nearest, unknown_name
-from fedloom.recipe.data_schema import FieldsConfig
+from fedloom.recipe.fields_schema import FieldsConfig
 
 Role = Literal["system", "user", "assistant"]
 

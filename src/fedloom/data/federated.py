@@ -23,17 +23,14 @@ from fedloom.data.fingerprint import data_fingerprint
 from fedloom.data.mapped import release_pages
 from fedloom.data.names import Names
 from fedloom.data.phrasing import Phrased, phrase
+from fedloom.data.shard_files import ShardContents, is_stored, open_shards, read_dropped, write_shards
 from fedloom.data.shards import (
+    OPTIONAL_ARRAYS,
     ExampleArrays,
     ExampleSet,
-    ShardContents,
     count_labels,
     encode_values,
-    is_stored,
-    open_shards,
-    read_dropped,
     reorder,
-    write_shards,
 )
 from fedloom.data.splits import SPLITS, Split
 from fedloom.data.tokenizing import ANSWER_CUT_OFF, Tokenized
@@ -181,7 +178,7 @@ class FederatedData:
     @property
     def longest(self) -> int:
         """Tokens of the longest example."""
-        return int(np.diff(self._contents.examples.offsets).max())
+        return self._contents.examples.longest
 
     @property
     def checkable(self) -> bool:
@@ -232,7 +229,7 @@ class FederatedData:
         """Let go of the mapped pages read so far: a run holds what its clients at work need, not what it ever read."""
         examples, bounds = self._contents.examples, self._contents.bounds
         arrays = [examples.tokens, examples.trained, examples.offsets, examples.label_counts, bounds]
-        optional = (examples.labels, examples.places, examples.token_types, examples.difficulties)
+        optional = [getattr(examples, name) for name in OPTIONAL_ARRAYS]
         release_pages([*arrays, *(array for array in optional if array is not None)])
 
     @property
