@@ -85,20 +85,22 @@ def our_step(ours, options, sequences, desirable=None):
 
 
 def trainer_of(trainer_class, config_class, ours, rows, tmp_path, **options):
-    """TRL's trainer, with the least it can be built with, over PEFT's model with our adapter."""
+    """TRL's trainer, built with the least it needs, and then given our adapter."""
     lora = ours.config.adapter
     base = AutoModelForCausalLM.from_pretrained(POCKET, dtype=torch.float32)
     model = get_peft_model(base, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=TARGETS))
-    set_peft_model_state_dict(model, ours.adapter)
     tokenizer = load_tokenizer(ours.config)
     datasets = pytest.importorskip("datasets")
     arguments = config_class(
         output_dir=str(tmp_path), report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False,
         disable_dropout=True, per_device_train_batch_size=2, remove_unused_columns=False, **options,
     )  # fmt: skip
-    return trainer_class(
+    trainer = trainer_class(
         model=model, args=arguments, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer
     )
+    # Only now: what the model is when the trainer gets it is the trainer's reference.
+    set_peft_model_state_dict(trainer.model, ours.adapter)
+    return trainer
 
 
 def trl_gradients(trainer, loss: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -108,12 +110,11 @@ def trl_gradients(trainer, loss: torch.Tensor, names: Sequence[str]) -> dict[str
 
 
 def assert_equal(found: tuple[float, Mapping[str, torch.Tensor]], loss: float, gradients: Mapping[str, torch.Tensor]):
-    """Within `TOLERANCE`: the loss, and the gradients of all of LoRA's tensors."""
-    assert found[0] == pytest.approx(loss, rel=TOLERANCE, abs=TOLERANCE)
-    largest = max(float(value.abs().max()) for value in gradients.values())
-    assert largest > 1e-3
-    for name, expected in gradients.items():
-        assert float((found[1][name] - expected).abs().max()) < TOLERANCE * max(1.0, largest), name
+    """Within `TOLERANCE`, relatively: the loss, and the gradients of all of LoRA's tensors."""
+    assert found[0] == pytest.approx(loss, rel=TOLERANCE)
+    ours, theirs = (torch.cat([some[name].flatten() for name in gradients]) for some in (found[1], gradients))
+    assert theirs.norm() > 0.1
+    assert (ours - theirs).norm() < TOLERANCE * theirs.norm()
 
 
 TEXTS = [{"prompt": "one", "chosen": " two", "rejected": " three"}, {"prompt": "a", "chosen": " b", "rejected": " c"}]
@@ -123,7 +124,11 @@ TEXTS = [{"prompt": "one", "chosen": " two", "rejected": " three"}, {"prompt": "
     ("options", "theirs"),
     [
         ({}, {"loss_type": ["sigmoid"]}),
-        ({"loss": "sigmoid", "beta": 0.5, "label_smoothing": 0.2}, {"loss_type": ["sigmoid"], "label_smoothing": 0.2}),
+        # TRL has the conservative loss no more, but as a sum: 2 (1 - e) sigmoid - (1 - 2 e) robust.
+        (
+            {"loss": "sigmoid", "beta": 0.5, "label_smoothing": 0.2},
+            {"loss_type": ["sigmoid", "robust"], "loss_weights": [1.6, -0.6], "label_smoothing": 0.2},
+        ),
         ({"loss": "ipo", "beta": 0.3}, {"loss_type": ["ipo"]}),
     ],
     ids=["sigmoid", "smoothed", "ipo"],
@@ -139,9 +144,7 @@ def test_losses_with_a_reference_equal_dpo_trainer(ours, pairs, tmp_path, option
     assert_equal(our_step(ours, options, sequences), loss.item(), trl_gradients(trainer, loss, ours.grouped.shapes))
 
 
-@pytest.mark.parametrize("sign", [1, -1], ids=["drifted", "held"])
-def test_kto_equals_kto_trainer(ours, pairs, tmp_path, sign):
-    """With the policy's drift above 0, and below, where its estimate is 0."""
+def test_kto_equals_kto_trainer(ours, pairs, tmp_path):
     options = task(loss="kto", beta=0.2, desirable_weight=1.5, undesirable_weight=0.8)
     rows = [{"prompt": "one", "completion": " two", "label": True}, {"prompt": "a", "completion": " b", "label": False}]
     trainer = trainer_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,7 +50,20 @@ class StepLoss:
 
 
 class Objective(Protocol):
-    """What clients minimise; no client's gradient depends on another's examples."""
+    """What clients minimise; no client's gradient depends on another's examples.
+
+    `readings` is how often each token of an example is in a pass.
+    """
+
+    readings: int
+
+    def prepare(self, sets: Iterable[ExampleSet]) -> None:
+        """Find out what has to be known of examples before anybody trains on them.
+
+        Args:
+            sets: all examples of each client of a round.
+        """
+        ...
 
     def batch(self, examples: ExampleSet, indices: np.ndarray) -> ClientBatch:
         """Read a client's examples of a step.
@@ -75,6 +88,11 @@ class Objective(Protocol):
 class LabelObjective:
     """The mean cross-entropy of a client's labels: answers in text, and classes."""
 
+    readings = 1
+
+    def prepare(self, sets: Iterable[ExampleSet]) -> None:
+        """See `Objective`: nothing."""
+
     def batch(self, examples: ExampleSet, indices: np.ndarray) -> ClientBatch:
         """See `Objective`."""
         return ClientBatch(examples_at(examples, indices))
@@ -98,8 +116,15 @@ class PreferenceObjective:
 
     def __init__(self, options: PreferenceOptions, longest: int, references: References | None) -> None:
         self.options = options
+        # KTO puts every response after another prompt, too.
+        self.readings = 2 if options.pairs_are_split else 1
         self.longest = longest
         self.references = references
+
+    def prepare(self, sets: Iterable[ExampleSet]) -> None:
+        """See `Objective`: what the reference makes of them, unless it is known from an earlier round."""
+        if self.references is not None:
+            self.references.prepare(sets)
 
     def batch(self, examples: ExampleSet, indices: np.ndarray) -> ClientBatch:
         """See `Objective`."""

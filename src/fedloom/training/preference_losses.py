@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedloom.recipe.preference_schema import PreferenceOptions
+from fedloom.recipe.preference_schema import REFERENCE_FREE, PreferenceOptions
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,20 @@ def preference_losses(options: PreferenceOptions, responses: Responses) -> Tenso
     if options.loss == "simpo":
         return simpo_losses(responses, beta, _given(options.margin))
     return sigmoid_losses(responses, beta, _given(options.label_smoothing))
+
+
+def rewards(options: PreferenceOptions, responses: Responses) -> Tensor:
+    """What the losses take for the rewards of responses: those that they pull apart.
+
+    Args:
+        options: the recipe's task.
+        responses: of n examples.
+
+    Returns:
+        fp64 [n, 2]: beta times the log-ratio, or, of losses without a reference, beta times the mean log-probability.
+    """
+    free = options.loss in REFERENCE_FREE
+    return _given(options.beta) * (responses.means if free else responses.log_ratios)
 
 
 def sigmoid_losses(responses: Responses, beta: float, label_smoothing: float = 0.0) -> Tensor:

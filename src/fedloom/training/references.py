@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,32 @@ from fedloom.data.shards import ExampleSet
 from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.lanes import Lanes
+from fedloom.model.loaded_adapters import ORIGINAL_BASE
+from fedloom.model.packing import Example
 from fedloom.training.responses import partner, response_sums, two_responses
 
 # Of a pass without gradients: a longer one gains nothing on a CPU.
 TOKENS = 4096
 # A row of the file: the two log-probabilities, and what the second is of, 1 + the row of its response (0: unknown yet).
 ROW = np.dtype([("sums", "<f8", 2), ("second", "<i8")])
+
+
+class ReferenceAdapter:
+    """The adapter of the reference, read when it is first needed.
+
+    Args:
+        read: reads it; not called where `adapter` was set before.
+    """
+
+    def __init__(self, read: Callable[[], Adapter]) -> None:
+        self._read = read
+        self.adapter: Adapter | None = None
+
+    def __call__(self) -> Adapter:
+        """The adapter, fp32 tensors on the CPU."""
+        if self.adapter is None:
+            self.adapter = self._read()
+        return self.adapter
 
 
 class References:
@@ -37,7 +58,7 @@ class References:
         model: the frozen base.
         grouped: its grouped adapters.
         lanes: in which passes run side by side.
-        adapter: what training starts from.
+        adapter: of the reference.
         longest: tokens that an example may have.
     """
 
@@ -48,7 +69,7 @@ class References:
         model: PreTrainedModel,
         grouped: GroupedAdapter[Any],
         lanes: Lanes,
-        adapter: Callable[[], Adapter],
+        adapter: ReferenceAdapter,
         longest: int,
     ) -> None:
         self._model = model
@@ -65,27 +86,21 @@ class References:
     def prepare(self, sets: Iterable[ExampleSet]) -> None:
         """Compute what is missing, in passes over the examples of all sets together.
 
-        Not while others work on the model: what an algorithm has changed in the base is taken out of it.
-
         Args:
             sets: all examples of each client that is going to train.
         """
-        taken: list[list[tuple[int, int]]] = []
-        adapter: list[Adapter] = []
+        taken: deque[list[tuple[int, int]]] = deque()
 
-        def passes() -> Iterator[list[Any]]:
+        def passes() -> Iterator[list[Example]]:
             for one in self._passes(sets):
-                if not adapter:
-                    adapter.append(self._adapter())
-                    self._grouped.change_base(adapter[0])
-                taken.append([place for place, _ in one])
+                taken.append([address for address, _ in one])
                 yield [example for _, pair in one for example in pair]
 
-        def sums_of(sequences: list[Any]) -> np.ndarray:
-            return sequence_sums(self._model, self._grouped, adapter[0], sequences)
+        def sums_of(sequences: list[Example]) -> np.ndarray:
+            return sequence_sums(self._model, self._grouped, self._adapter(), sequences)
 
         for sums in self._lanes.map(sums_of, passes()):
-            for (row, second), found in zip(taken.pop(0), sums, strict=True):
+            for (row, second), found in zip(taken.popleft(), sums, strict=True):
                 self._rows[row] = (found, second)
 
     def of(self, examples: ExampleSet, indices: Iterable[int]) -> Tensor:
@@ -105,9 +120,9 @@ class References:
             found.append(self._rows["sums"][row])
         return torch.from_numpy(np.array(found, dtype=np.float64).reshape(-1, 2))
 
-    def _passes(self, sets: Iterable[ExampleSet]) -> Iterator[list[tuple[tuple[int, int], Sequence[Any]]]]:
+    def _passes(self, sets: Iterable[ExampleSet]) -> Iterator[list[tuple[tuple[int, int], list[Example]]]]:
         """Missing rows, each with its address and its two sequences, in passes."""
-        filling: list[tuple[tuple[int, int], Sequence[Any]]] = []
+        filling: list[tuple[tuple[int, int], list[Example]]] = []
         tokens = 0
         for examples in sets:
             for place in range(len(examples)):
@@ -127,9 +142,9 @@ class References:
 
 @torch.no_grad()
 def sequence_sums(
-    model: PreTrainedModel, grouped: GroupedAdapter[Any], adapter: Adapter, sequences: Sequence[Any]
+    model: PreTrainedModel, grouped: GroupedAdapter[Any], adapter: Adapter, sequences: Sequence[Example]
 ) -> np.ndarray:
-    """Log-probabilities of responses under one adapter.
+    """Log-probabilities of responses under one adapter, on the base as it was before any algorithm added to it.
 
     Args:
         model: the frozen base.
@@ -140,9 +155,10 @@ def sequence_sums(
     Returns:
         fp64 [preferences, 2]; none depends on what else is in the pass.
     """
-    grouped.load([adapter], trainable=False)
-    packed = pack_groups(grouped, [sequences], share_prompts=False)
-    return response_sums(label_losses(model, grouped, packed), packed)[0].cpu().numpy()
+    with grouped.borrowed(ORIGINAL_BASE):
+        grouped.load([adapter], trainable=False)
+        packed = pack_groups(grouped, [sequences], share_prompts=False)
+        return response_sums(label_losses(model, grouped, packed), packed)[0].cpu().numpy()
 
 
 def _address(examples: ExampleSet, place: int) -> tuple[int, int]:
