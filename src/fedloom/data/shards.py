@@ -119,7 +119,7 @@ class ExampleSet:
         halves = {} if rejected is None else _rejected_halves(tokens, trained, rejected)
         counts = count_labels(mask, offsets)
         if rejected is not None:
-            counts += np.array([sum(marks) for _, marks in rejected], dtype=np.int32)
+            counts += np.array([sum(marks[1:]) for _, marks in rejected], dtype=np.int32)
         arrays = ExampleArrays(
             tokens=np.array([token for example in tokens for token in example], dtype=np.int64),
             trained=mask,
