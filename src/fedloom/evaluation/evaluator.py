@@ -15,8 +15,8 @@ from fedloom.data.federated import FederatedData
 from fedloom.data.shards import ExampleSet
 from fedloom.data.splits import Split
 from fedloom.errors import UserError
-from fedloom.evaluation.score_summary import LISTED_CLIENTS, MEASURES, Result, ScoreSummary
 from fedloom.evaluation.preference_scoring import PreferenceScores, score_preferences
+from fedloom.evaluation.score_summary import LISTED_CLIENTS, MEASURES, Result, ScoreSummary
 from fedloom.evaluation.scoring import Scores, score
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
@@ -75,8 +75,8 @@ class Evaluator:
 
         Returns:
             loss, accuracy (where answers are checkable, and of classification), macro_f1 and matthews (of
-            classification), reward_accuracy and further ones of preferences (see `PreferenceScores.measures`), and the blocks own, global, unseen, clients, categories; above
-            `LISTED_CLIENTS` clients, quantiles within own take the place of clients.
+            classification), of preferences what `PreferenceScores.measures` gives, and the blocks own, global, unseen,
+            clients, categories; above `LISTED_CLIENTS` clients, quantiles within own take the place of clients.
         """
         own, unseen, held_out = self._summary(), self._summary(), self._summary(same_examples=True)
 

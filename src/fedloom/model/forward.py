@@ -85,9 +85,7 @@ LabelDistributions = Callable[[slice], Tensor]
 
 
 @torch.no_grad()
-def label_distributions(
-    model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch
-) -> LabelDistributions:
+def label_distributions(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> LabelDistributions:
     """The distributions over the vocabulary at every label, a few rows at a time.
 
     Args:

@@ -129,9 +129,7 @@ class PreferenceObjective:
     def batch(self, examples: ExampleSet, indices: np.ndarray) -> ClientBatch:
         """See `Objective`."""
         reference = None if self.references is None else self.references.of(examples, indices)
-        return ClientBatch(
-            two_responses(examples, indices, self.longest), reference, desirable_at(examples, indices)
-        )
+        return ClientBatch(two_responses(examples, indices, self.longest), reference, desirable_at(examples, indices))
 
     def loss(self, losses: Tensor, packed: PackedBatch, clients: Sequence[ClientBatch]) -> StepLoss:
         """See `Objective`."""

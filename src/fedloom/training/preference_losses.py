@@ -105,9 +105,8 @@ def sigmoid_losses(responses: Responses, beta: float, label_smoothing: float = 0
 def ipo_losses(responses: Responses, beta: float) -> Tensor:
     """Identity preference optimisation (arXiv 2310.12036, equation 17): (h - 1 / (2 beta))^2.
 
-    h is the difference of the responses' log-ratios, each divided by its number of tokens. The paper's h is of sums; the
-    division is TRL's, whose authors say that the paper's results were had with it, and without it the loss would grow
-    with the responses' lengths.
+    h is the difference of the responses' log-ratios, each divided by its number of tokens. The paper's h is of sums;
+    the division is TRL's, said there to be agreed with the paper's authors: otherwise the loss grows with lengths.
 
     Args:
         responses: of pairs.
