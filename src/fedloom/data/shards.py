@@ -187,9 +187,29 @@ class ExampleSet:
         assert arrays.prompt_lengths is not None
         after = slice(int(arrays.rejected_offsets[index]), int(arrays.rejected_offsets[index + 1]))
         shared = int(arrays.prompt_lengths[index])
-        tokens = np.concatenate([self.tokens(place)[:shared], arrays.rejected_tokens[after].astype(np.int64)])
+        prompt = arrays.tokens[self._range(place)][:shared]
+        tokens = np.concatenate([prompt, arrays.rejected_tokens[after]]).astype(np.int64)
         trained = np.concatenate([np.zeros(shared, dtype=np.bool_), arrays.rejected_trained[after].astype(np.bool_)])
         return tokens, trained
+
+    def answer_lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Count what follows the prompts of pairs: [len] int64 tokens in the chosen and the rejected halves.
+
+        Returns:
+            None for examples that are no pairs.
+        """
+        arrays, places = self._arrays, self._indices
+        if arrays.rejected_offsets is None or arrays.prompt_lengths is None:
+            return None
+        chosen = arrays.offsets[places + 1] - arrays.offsets[places] - arrays.prompt_lengths[places]
+        rejected = arrays.rejected_offsets[places + 1] - arrays.rejected_offsets[places]
+        return np.asarray(chosen, dtype=np.int64), np.asarray(rejected, dtype=np.int64)
+
+    @property
+    def all_desirable(self) -> NDArray[np.bool_] | None:
+        """[len] bool, whether each answer is desirable; None where no preference is learnt from single answers."""
+        desirable = self._arrays.desirable
+        return None if desirable is None else np.asarray(desirable[self._indices], dtype=np.bool_)
 
     def desirable(self, place: int) -> bool | None:
         """Whether one example's answer is desirable; None where no preference is learnt from single answers."""
