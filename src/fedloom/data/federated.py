@@ -176,6 +176,11 @@ class FederatedData:
         return int(self._contents.meta["spelt_out"])
 
     @property
+    def rows(self) -> int:
+        """Number of stored examples, of all clients and splits."""
+        return len(self._contents.examples.offsets) - 1
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest example."""
         return self._contents.examples.longest
