@@ -99,11 +99,22 @@ def check_fields(records: Sequence[Record], required: Mapping[str, str], optiona
 
 def field_keys(fields: FieldsConfig, key: str = "data.fields") -> tuple[dict[str, str], dict[str, str]]:
     """List the required and the optional fields of the mapping under a recipe key (see `check_fields`)."""
-    names = ("prompt", "response", "messages", "text", "pair", "label", "chosen", "rejected")
-    names += ("response_a", "response_b", "desirable")
-    required = {name: getattr(fields, name) for name in names}
-    preferred = {"preferred": fields.preferred} if isinstance(fields.preferred, str) else {}
-    required |= preferred | {f"preferred.{place}": field for place, field in enumerate(fields.annotators)}
+    names = (
+        "prompt",
+        "response",
+        "messages",
+        "text",
+        "pair",
+        "label",
+        "chosen",
+        "rejected",
+        "response_a",
+        "response_b",
+    )
+    required = {name: getattr(fields, name) for name in (*names, "desirable")}
+    if isinstance(fields.preferred, str):
+        required["preferred"] = fields.preferred
+    required |= {f"preferred.{place}": field for place, field in enumerate(fields.annotators)}
     optional = {"context": fields.context, "system": fields.system}
     return (
         {f"{key}.{name}": field for name, field in required.items() if field is not None},

@@ -113,8 +113,8 @@ def _ranked(record: Record, fields: FieldsConfig) -> tuple[str, str]:
         return fields.chosen, fields.rejected
     assert fields.response_a is not None
     assert fields.response_b is not None
-    preferred = record.values[ANNOTATOR] if fields.annotators else fields.preferred
-    first = _told(record, preferred, {True: _FIRST, False: _SECOND, None: _TIE})
+    label = fields.preferred if isinstance(fields.preferred, str) else str(record.values[ANNOTATOR])
+    first = _told(record, label, {True: _FIRST, False: _SECOND, None: _TIE})
     if first is None:
         raise UnusableRecord(TIE)
     return (fields.response_a, fields.response_b) if first else (fields.response_b, fields.response_a)

@@ -306,6 +306,8 @@ def reorder(arrays: ExampleArrays, order: NDArray[np.int64]) -> ExampleArrays:
 
     rejected: dict[str, Any] = {}
     if arrays.rejected_offsets is not None:
+        assert arrays.rejected_tokens is not None
+        assert arrays.rejected_trained is not None
         rejected = {
             "rejected_tokens": gathered(arrays.rejected_tokens, arrays.rejected_offsets),
             "rejected_trained": gathered(arrays.rejected_trained, arrays.rejected_offsets),
