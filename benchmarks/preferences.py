@@ -49,7 +49,7 @@ FIELDS = {
     "HH-RLHF": {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected", "dialogue": "hh"},
     "UltraFeedback": {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
 }
-REPETITIONS, SEEDS = 5, 3
+REPETITIONS, SEEDS = 3, 3
 SPEED_TARGET, LOSS_TARGET = 1.8, 1e-4
 
 
@@ -89,8 +89,8 @@ def learning_recipe(name: str, seed: int, quick: bool) -> dict[str, Any]:
             "split": {"validation": 0.0, "test": 0.2},
         },
         "task": {"kind": "dpo", "beta": 0.1},
-        "federation": {"rounds": 1 if quick else 10, "clients_per_round": 4},
-        "local": {"steps": 1 if quick else 8, "batch_size": 8, "learning_rate": 2e-3, "schedule": "cosine"},
+        "federation": {"rounds": 1 if quick else 8, "clients_per_round": 4},
+        "local": {"steps": 1 if quick else 6, "batch_size": 8, "learning_rate": 2e-3, "schedule": "cosine"},
         "runtime": {"device": "cpu"},
     }
 
