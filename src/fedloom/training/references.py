@@ -87,7 +87,7 @@ class References:
         """Compute what is missing, in passes over the examples of all sets together.
 
         Args:
-            sets: all examples of each client that is going to train.
+            sets: all examples of each client that is going to train, as they are stored.
         """
         taken: deque[list[tuple[int, int]]] = deque()
 
@@ -107,7 +107,7 @@ class References:
         """Look up what was computed.
 
         Args:
-            examples: all of a client's, as `prepare` was given them.
+            examples: all of a client's, those that `prepare` was given; of an attacker's, pairs the other way round.
             indices: places of some of them.
 
         Returns:
@@ -117,7 +117,8 @@ class References:
         for place in map(int, indices):
             row, second = _address(examples, place)
             assert self._rows["second"][row] == second
-            found.append(self._rows["sums"][row])
+            sums = self._rows["sums"][row]
+            found.append(sums[::-1] if _is_flipped(examples, place) else sums)
         return torch.from_numpy(np.array(found, dtype=np.float64).reshape(-1, 2))
 
     def _passes(self, sets: Iterable[ExampleSet]) -> Iterator[list[tuple[tuple[int, int], list[Example]]]]:
@@ -163,10 +164,18 @@ def sequence_sums(
 
 def _address(examples: ExampleSet, place: int) -> tuple[int, int]:
     """An example's row, and what its second sequence is marked by."""
-    row = examples.key(place)
-    assert row is not None
-    if examples.desirable(place) is None:
-        return row, row + 1
-    other = examples.key(partner(examples, place))
-    assert other is not None
-    return row, other + 1
+    row = _row(examples, place)
+    second = row if examples.desirable(place) is None else _row(examples, partner(examples, place))
+    return row, second + 1
+
+
+def _row(examples: ExampleSet, place: int) -> int:
+    key = examples.key(place)
+    assert key is not None
+    return -1 - key if _is_flipped(examples, place) else key
+
+
+def _is_flipped(examples: ExampleSet, place: int) -> bool:
+    """Whether a pair is the other way round than it is stored: its key is negative."""
+    key = examples.key(place)
+    return key is not None and key < 0
