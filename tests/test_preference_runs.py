@@ -243,3 +243,4 @@ def test_a_start_is_the_reference(finished, source, tmp_path):
     # The base is what the start has come from, seen from there.
     assert metrics["baselines"]["base"]["reward_margin"] < -0.1
     assert metrics["eval"]["reward_margin"] > 0
+    assert evaluate_run(tmp_path / "run")["reward_margin"] == metrics["eval"]["reward_margin"]
