@@ -86,11 +86,11 @@ def learning_recipe(name: str, seed: int, quick: bool) -> dict[str, Any]:
             "template": "alpaca",
             "max_tokens": 192,
             "partition": {"kind": "iid", "clients": 8},
-            "split": {"validation": 0.0, "test": 0.2},
+            "split": {"validation": 0.0, "test": 0.3},
         },
         "task": {"kind": "dpo", "beta": 0.1},
-        "federation": {"rounds": 1 if quick else 8, "clients_per_round": 4},
-        "local": {"steps": 1 if quick else 6, "batch_size": 8, "learning_rate": 2e-3, "schedule": "cosine"},
+        "federation": {"rounds": 1 if quick else 4, "clients_per_round": 4},
+        "local": {"steps": 1 if quick else 6, "batch_size": 8, "learning_rate": 5e-4, "schedule": "cosine"},
         "runtime": {"device": "cpu"},
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 import fedloom
+from fedloom import federation
+from fedloom.checkpoint import RunState
 from fedloom.cli import app
 from tests.federated_runs import outcome
 from tests.preference_runs import recipe, write_pairs
@@ -32,8 +35,15 @@ def small(pairs: Path, task: dict[str, Any], **sections: Any) -> dict[str, Any]:
     return values
 
 
-def interrupted(*_: object) -> None:
-    raise KeyboardInterrupt
+def interrupted(commit: Callable[[Path, RunState], None]) -> Callable[[Path, RunState], None]:
+    """Break off before the first round is committed, when it has been trained."""
+
+    def committed(folder: Path, state: RunState) -> None:
+        if state.round == 1:
+            raise KeyboardInterrupt
+        commit(folder, state)
+
+    return committed
 
 
 def tell(*arguments: object) -> str:
@@ -52,7 +62,7 @@ def test_cohorts_and_resumed_runs_end_with_the_same_bytes(
         values = small(pairs, {"loss": loss}, runtime={"cohort": cohort})
         if name == "resumed":
             with monkeypatch.context() as context:
-                context.setattr(fedloom.federation, "save_checkpoint", interrupted)
+                context.setattr(federation, "save_checkpoint", interrupted(federation.save_checkpoint))
                 with pytest.raises(KeyboardInterrupt):
                     fedloom.run(values, out)
             assert (out / "references").is_dir() == (loss != "simpo")

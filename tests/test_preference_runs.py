@@ -12,7 +12,6 @@ import safetensors.torch
 import torch
 
 import fedloom
-from fedloom import federation
 from fedloom.inspection import evaluate_run, generate_answer
 from fedloom.model.example_sets import examples_at
 from fedloom.model.forward import label_losses, pack_groups
@@ -22,7 +21,6 @@ from fedloom.session import open_session
 from fedloom.training.objectives import PreferenceObjective
 from fedloom.training.references import ROW, References
 from fedloom.training.responses import partner, two_responses
-from tests.federated_runs import outcome
 from tests.preference_runs import recipe, write_pairs
 
 LOSSES = ("sigmoid", "ipo", "kto", "orpo", "simpo")
@@ -53,10 +51,9 @@ def short(source, loss="sigmoid", **sections: Any) -> dict[str, Any]:
     )
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "kto"])
-def test_cohorts_equal_single_clients_to_the_bit(few, tmp_path, loss):
+def test_cohorts_equal_single_clients_to_the_bit(few, tmp_path):
     for cohort in (1, 4):
-        fedloom.run(short(few, loss), tmp_path / str(cohort), overrides=[f"runtime.cohort={cohort}"])
+        fedloom.run(short(few), tmp_path / str(cohort), overrides=[f"runtime.cohort={cohort}"])
     alone, together = adapter_of(tmp_path / "1"), adapter_of(tmp_path / "4")
     assert all(torch.equal(together[name], alone[name]) for name in alone)
     # So are the references: one row for each example that was drawn, the same bytes.
@@ -246,29 +243,4 @@ def test_a_start_is_the_reference(finished, source, tmp_path):
     # The base is what the start has come from, seen from there.
     assert metrics["baselines"]["base"]["reward_margin"] < -0.1
     assert metrics["eval"]["reward_margin"] > 0
-
-
-class Broken(Exception):
-    """What ends a run at once."""
-
-
-@pytest.mark.long
-def test_resumed_is_uninterrupted(few, tmp_path, monkeypatch):
-    """A run that breaks off before its second round is committed goes on, with the references that it has."""
-    settings = short(few, "kto")
-    fedloom.run(settings, tmp_path / "whole")
-    commit, commits = federation.save_checkpoint, []
-
-    def broken(folder, state):
-        commits.append(state.round)
-        if state.round == 2:
-            raise Broken
-        commit(folder, state)
-
-    monkeypatch.setattr(federation, "save_checkpoint", broken)
-    with pytest.raises(Broken):
-        fedloom.run(settings, tmp_path / "broken")
-    monkeypatch.undo()
-    assert commits == [0, 1, 2]
-    fedloom.run(settings, tmp_path / "broken", resume=True)
-    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+    assert evaluate_run(tmp_path / "run")["reward_margin"] == metrics["eval"]["reward_margin"]

@@ -98,6 +98,10 @@ def test_fields_have_one_form(fields: dict[str, Any], form: str) -> None:
             recipe(local={"curriculum": {"difficulty": "fisher"}}),
             "local.curriculum.difficulty: fisher is measured on the labels of single answers",
         ),
+        (
+            recipe({"loss": "kto"}, local={"curriculum": {"difficulty": "length"}}),
+            "local.curriculum: loss kto puts every answer after the prompt of another",
+        ),
         (recipe(local={"pruning": {}}), "local.pruning: what matters to a client is measured on single answers"),
         (recipe(federation={"layers": {"share": 0.5}}), "federation.layers: layers are measured on the labels"),
         (recipe({"loss": "kto"}, model={"adapter": {"kind": "full"}}), "which loss kto needs as its reference"),

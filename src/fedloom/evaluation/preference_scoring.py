@@ -49,8 +49,9 @@ class PreferenceScores:
     def of(cls, options: PreferenceOptions, examples: ExampleSet) -> PreferenceScores:
         """The scores of examples before any is known."""
         desirable = desirable_at(examples, range(len(examples)))
-        columns = [np.zeros((len(examples), 2)) for _ in range(4)]
-        return cls(options, *columns, None if desirable is None else desirable.numpy())
+        policy, reference, tokens, divergences = (np.zeros((len(examples), 2)) for _ in range(4))
+        known = None if desirable is None else desirable.numpy()
+        return cls(options, policy, reference, tokens, divergences, known)
 
     def __len__(self) -> int:
         return len(self.policy)

@@ -115,6 +115,11 @@ def check_preferences(recipe: Recipe) -> None:
             f"local.curriculum.difficulty: {curriculum.difficulty} is measured on the labels of single answers, not on "
             "preferences; length, random and {column: NAME} go with task.kind dpo"
         )
+    if curriculum is not None and loss == "kto":
+        raise ValueError(
+            "local.curriculum: loss kto puts every answer after the prompt of another of the client's examples, and "
+            "which those are would change from round to round"
+        )
     for key, given in (("local.pruning", recipe.local.pruning), ("local.sparse", recipe.local.sparse)):
         if given is not None:
             raise ValueError(f"{key}: what matters to a client is measured on single answers, not on preferences")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +73,23 @@ class References:
         adapter: ReferenceAdapter,
         longest: int,
     ) -> None:
+        self._path = path
+        self._count = rows
         self._model = model
         self._grouped = grouped
         self._lanes = lanes
         self._adapter = adapter
         self._longest = longest
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
+
+    @cached_property
+    def _rows(self) -> NDArray[Any]:
+        """The mapped file, made when it is first needed: who only evaluates writes nothing."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab") as file:
             # All zeros; of what another process has written nothing is lost.
-            file.truncate(rows * ROW.itemsize)
-        self._rows: NDArray[Any] = np.memmap(path, ROW, "r+", shape=(rows,))
+            file.truncate(self._count * ROW.itemsize)
+        # np.memmap itself runs Python code at every index.
+        return np.asarray(np.memmap(self._path, ROW, "r+", shape=(self._count,)))
 
     def prepare(self, sets: Iterable[ExampleSet]) -> None:
         """Compute what is missing, in passes over the examples of all sets together.
