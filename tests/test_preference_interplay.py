@@ -1,4 +1,4 @@
-"""Preferences through the real commands: any cohort, resumed, in two processes, compared and evaluated again."""
+"""Preferences with all the rest: attackers and baselines, resumed, in two processes, compared, by the real commands."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def tell(*arguments: object) -> str:
     return result.output
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "kto", pytest.param("simpo", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("loss", ["sigmoid", *(pytest.param(one, marks=pytest.mark.slow) for one in ("kto", "simpo"))])
 def test_cohorts_and_resumed_runs_end_with_the_same_bytes(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
 ) -> None:

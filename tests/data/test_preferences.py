@@ -359,3 +359,21 @@ def test_pairs_that_are_left_out_are_counted_by_client(write_lines: Write, token
     assert data.dropped_by_client == {"bob": {SAME_ANSWERS: 1}}
     assert ANSWER_CUT_OFF not in data.dropped
     assert json.loads(json.dumps(describe(data)))["totals"]["train"] == 6
+
+
+@pytest.mark.parametrize(
+    ("fields", "told", "hint"),
+    [
+        ({**PAIR, "chosen": "chosn"}, "data.fields.chosen: ", "did you mean 'chosen'?"),
+        (
+            {"prompt": "prompt", "response_a": "chosen", "response_b": "rejected", "preferred": ["prompt", "rejectet"]},
+            "data.fields.preferred.1: ",
+            "did you mean 'rejected'?",
+        ),
+    ],
+)
+def test_fields_that_are_not_there_are_named(write_lines: Write, fields: dict[str, Any], told: str, hint: str) -> None:
+    with pytest.raises(UserError) as refused:
+        allocate(recipe(write_lines(pairs(3)), fields))
+    assert refused.value.message.startswith(told)
+    assert refused.value.hint == hint
