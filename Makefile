@@ -38,6 +38,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/gpu.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/fisher.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/pruning.py $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/preferences.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/cohort.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/cohort_exactness.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/frozen_prefix.py $(BENCH_OPTIONS)

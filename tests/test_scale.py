@@ -14,8 +14,9 @@ import yaml
 import fedloom
 from fedloom.data.federated import FederatedData
 from fedloom.data.mapped import map_values, release_pages
-from fedloom.data.shards import ExampleArrays, ShardContents, count_labels, write_shards
-from fedloom.evaluation import evaluator, scoring
+from fedloom.data.shard_files import ShardContents, write_shards
+from fedloom.data.shards import ExampleArrays, count_labels
+from fedloom.evaluation import evaluator, passes
 from fedloom.evaluation.evaluator import Evaluator
 from fedloom.evaluation.scoring import score
 from fedloom.model.lanes import Lanes
@@ -117,7 +118,7 @@ def test_evaluation_in_small_passes_equals_one_pass(session, monkeypatch):
     adapter = session.grouped.initial(3)
     adapter = {name: value + 0.02 for name, value in adapter.items()}
     at_once = session.evaluator.shared(adapter), session.evaluator.personal(lambda _: adapter)
-    monkeypatch.setattr(scoring, "TOKENS_PER_PASS", 100)
+    monkeypatch.setattr(passes, "TOKENS_PER_PASS", 100)
     monkeypatch.setattr(evaluator, "ADAPTERS_AT_ONCE", 2)
     assert (session.evaluator.shared(adapter), session.evaluator.personal(lambda _: adapter)) == at_once
     shared, personal = at_once
@@ -128,7 +129,7 @@ def test_evaluation_in_small_passes_equals_one_pass(session, monkeypatch):
 
 
 def test_examples_are_asked_for_when_a_pass_has_room(session, monkeypatch):
-    monkeypatch.setattr(scoring, "TOKENS_PER_PASS", 100)
+    monkeypatch.setattr(passes, "TOKENS_PER_PASS", 100)
     asked = []
 
     def jobs():

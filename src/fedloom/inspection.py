@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from fedloom.arms import build_arms
-from fedloom.beginning import check_same_base, fingerprints
+from fedloom.beginning import check_same_base, check_same_start, fingerprints
 from fedloom.checkpoint import load_checkpoint
 from fedloom.data.conversation import Message
 from fedloom.data.describe import describe, render
@@ -62,7 +62,10 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
         section = recipe.evaluation.model_copy(update={"split": split})
         recipe = recipe.model_copy(update={"evaluation": section})
     check_same_base(recipe, folder)
-    if start_of(recipe.model.adapter) is not None:
+    if recipe.task.kind == "dpo":
+        # What preferences are compared with.
+        check_same_start(recipe, folder)
+    elif start_of(recipe.model.adapter) is not None:
         # Where training started may be gone by now.
         adapter = recipe.model.adapter.model_copy(update={"start": None})
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"adapter": adapter})})

@@ -17,6 +17,7 @@ from fedloom.recipe import Recipe, load_recipe, recipe_yaml
 
 RECIPE, EVENTS, METRICS, ADAPTER = "recipe.yaml", "events.jsonl", "metrics.json", "adapter"
 CHECKPOINTS, CLIENTS, DATA, LAYERS, LOCK = "checkpoints", "clients", "data", "layers.json", ".lock"
+REFERENCES = "references"
 # All that a run can have left that was killed before its recipe was there whole.
 BEFORE_RECIPE = {LOCK, f".{RECIPE}.partial"}
 

@@ -22,16 +22,18 @@ from fedloom.model.checkpointing import make_layers_repeatable
 from fedloom.model.classes import Classes, classes_of
 from fedloom.model.decoder_layer import frozen_layers, use_own_layers
 from fedloom.model.frozen_prefix import ActivationStore, FrozenPrefix
-from fedloom.model.grouped_adapter import GroupedAdapter
+from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.lanes import Lanes
 from fedloom.model.pruned_pass import make_prunable
+from fedloom.model.start import first_adapter, start_of
 from fedloom.model.tensor_names import check_layer_numbers, check_patterns
 from fedloom.model.units import find_blocks
 from fedloom.participation import check_participation
 from fedloom.recipe import Recipe
 from fedloom.recipe.combinations import check_named_clients
+from fedloom.recipe.preference_schema import REFERENCE_FREE
 from fedloom.recipe.pruning_schema import prunes
-from fedloom.run_directory import CLIENTS, DATA, LAYERS, write_json
+from fedloom.run_directory import CLIENTS, DATA, LAYERS, REFERENCES, write_json
 from fedloom.runtime import Runtime
 from fedloom.runtime.attack import Attack
 from fedloom.runtime.client_store import ClientStore
@@ -42,6 +44,8 @@ from fedloom.runtime.process import keep_freed_memory, return_freed_memory, usab
 from fedloom.runtime.shared_lanes import SharedLanes
 from fedloom.training.curriculum import check_batches
 from fedloom.training.layer_choice import LayerChoice
+from fedloom.training.objectives import LabelObjective, Objective, PreferenceObjective
+from fedloom.training.references import ReferenceAdapter, References
 
 if TYPE_CHECKING:
     # A run in one process never imports it.
@@ -54,7 +58,11 @@ PREFIX_CACHE_GB = 4.0
 
 @dataclass
 class Session:
-    """Everything a run's loop calls on; `layers` are those that are shared, where the recipe has them chosen."""
+    """Everything a run's loop calls on.
+
+    `layers` are those that are shared, where the recipe has them chosen; `reference` is what preferences are compared
+    with.
+    """
 
     recipe: Recipe
     data: FederatedData
@@ -64,6 +72,7 @@ class Session:
     runtime: Runtime
     evaluator: Evaluator
     layers: LayerChoice | None = None
+    reference: ReferenceAdapter | None = None
 
 
 def prepare_data(recipe: Recipe, directory: Path) -> tuple[FederatedData, Any]:
@@ -272,6 +281,37 @@ def over_model(
     planned = recipe.federation.attack
     labels = len(data.labels) or model.config.vocab_size
     attack = None if planned is None else Attack(planned, recipe.seed, data.clients, labels)
-    in_process = InProcessRuntime(model, grouped, recipe, train_examples, store, lanes, attack)
+    reference = None if recipe.task.kind != "dpo" else ReferenceAdapter(lambda: _reference(recipe, grouped))
+    objective = _objective(recipe, directory, data, model, grouped, lanes, reference)
+    in_process = InProcessRuntime(model, grouped, recipe, train_examples, store, lanes, objective, attack)
     runtime = in_process if group is None else DistributedRuntime(in_process, group)
-    return Session(recipe, data, model, grouped, store, runtime, Evaluator(model, grouped, recipe, data, passes))
+    evaluator = Evaluator(model, grouped, recipe, data, passes, reference)
+    return Session(recipe, data, model, grouped, store, runtime, evaluator, reference=reference)
+
+
+def _objective(
+    recipe: Recipe,
+    directory: Path,
+    data: FederatedData,
+    model: PreTrainedModel,
+    grouped: GroupedAdapter[Any],
+    lanes: Lanes,
+    reference: ReferenceAdapter | None,
+) -> Objective:
+    """What clients minimise."""
+    task = recipe.task
+    if reference is None:
+        return LabelObjective()
+    references = None
+    if task.loss not in REFERENCE_FREE:
+        # A run goes on with the same base and adapter to start from, or not at all.
+        path = directory / REFERENCES / f"{data.fingerprint}.bin"
+        references = References(path, data.rows, model, grouped, lanes, reference, data.longest)
+    return PreferenceObjective(task, data.longest, references)
+
+
+def _reference(recipe: Recipe, grouped: GroupedAdapter[Any]) -> Adapter:
+    """What preferences are compared with: the adapter that training starts from, or the base as it is."""
+    config = recipe.model.adapter
+    first = first_adapter(grouped, config, recipe.seed)
+    return grouped.untuned(first) if start_of(config) is None else first

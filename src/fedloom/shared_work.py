@@ -73,6 +73,9 @@ def open_run(recipe: Recipe, path: Path, group: ProcessGroup | None = None) -> t
         # Measured by this process alone: the others are told.
         session.layers = shared_layers(session, path)
         group.tell({"do": "layers", "choice": session.layers.values()})
+    if session.reference is not None:
+        # The first process alone need have the adapter that training starts from.
+        group.tell({"do": "reference"}, session.reference())
     arms = build_arms(session)
     return session, [_led(arm, index, group) for index, arm in enumerate(arms)]
 
@@ -102,6 +105,10 @@ def follow(group: ProcessGroup) -> None:
             if order["do"] == "layers":
                 session.layers = LayerChoice(**order["choice"])
                 arms = build_arms(session)
+                continue
+            if order["do"] == "reference":
+                assert session.reference is not None
+                session.reference.adapter = tensors
                 continue
             assert isinstance(session.runtime, DistributedRuntime)
             if order["do"] == "train":

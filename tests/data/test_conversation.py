@@ -7,7 +7,7 @@ import pytest
 from fedloom.data.conversation import Message, UnusableRecord, check_fields, conversation_of, field_keys
 from fedloom.data.readers import Record
 from fedloom.errors import UserError
-from fedloom.recipe.data_schema import FieldsConfig
+from fedloom.recipe.fields_schema import FieldsConfig
 
 SINGLE = FieldsConfig(prompt="q", context="c", response="a", system="s")
 MULTI = FieldsConfig(messages="m", system="s")

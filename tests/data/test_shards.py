@@ -7,16 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedloom.data.shards import (
-    ExampleArrays,
-    ExampleSet,
-    Names,
-    ShardContents,
-    count_labels,
-    open_shards,
-    reorder,
-    write_shards,
-)
+from fedloom.data.names import Names
+from fedloom.data.shard_files import ShardContents, open_shards, write_shards
+from fedloom.data.shards import ExampleArrays, ExampleSet, count_labels, reorder
 
 TOKENS = [[1, 2, 3], [4], [5, 6]]
 TRAINED = [[True, False, True], [True], [False, True]]

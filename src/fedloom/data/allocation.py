@@ -19,6 +19,7 @@ from fedloom.data.difficulty_column import KEY as DIFFICULTY_KEY
 from fedloom.data.difficulty_column import difficulty_column, difficulty_of
 from fedloom.data.labelled_text import LabelledText, class_names, labelled_text_of
 from fedloom.data.partition import key_text, partition_records
+from fedloom.data.preferences import Preference, by_annotator, preference_of
 from fedloom.data.readers import Record
 from fedloom.data.sources import locate, read_locations
 from fedloom.data.splits import (
@@ -29,6 +30,7 @@ from fedloom.data.splits import (
     marked_records,
     split_by_key,
     split_client,
+    split_together,
 )
 from fedloom.data.templates import check_template_name
 from fedloom.errors import UserError
@@ -48,7 +50,7 @@ from fedloom.recipe.schema import Recipe
 POCKET_GLOBAL = {"client": "all-families"}
 SMALL_CLIENT = "client below min_examples"
 
-Content = list[Message] | LabelledText
+Content = list[Message] | LabelledText | Preference
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Example:
     """A record that is used, and for what.
 
     Args:
-        content: the conversation or, for classification, the labelled text.
+        content: the conversation or, by the task, the labelled text or the preference.
         origin: where the record stands, for error messages.
         owner: the client's name, None for the global test.
         split: what it is used for; of the global test "validation" or "test".
@@ -130,9 +132,9 @@ def allocate(recipe: Recipe) -> Allocation:
         UserError: for any mistake in the data or in what the recipe says about it.
     """
     data = effective_data(recipe.data)
-    if recipe.task.kind == "sft":
+    if recipe.task.kind != "classification":
         check_template_name(data.template)
-    local, common = _read(data, recipe.seed)
+    local, common = (by_annotator(records, data) for records in _read(data, recipe.seed))
     _check_all_fields(data, local, common)
 
     members, dropped = _share_out(local, data, recipe.seed)
@@ -140,6 +142,8 @@ def allocate(recipe: Recipe) -> Allocation:
     unseen = choose_unseen(everyone, data.unseen_clients, recipe.seed)
     held_out = set(unseen)
 
+    annotated = any(fields.annotators for fields in data.fields_in_use().values())
+    together = split_together(local, data.split, recipe.seed) if annotated else {}
     column = difficulty_column(recipe)
     if column is not None:
         check_fields(local, {DIFFICULTY_KEY: column}, {})
@@ -148,13 +152,19 @@ def allocate(recipe: Recipe) -> Allocation:
         records = [record for record, _ in members[owner]]
         splits: list[Split] = ["test"] * len(records)
         if owner not in held_out:
-            splits = split_client(records, data.split, recipe.seed, owner)
+            splits = (
+                [together[record.origin] for record in records]
+                if together
+                else split_client(records, data.split, recipe.seed, owner)
+            )
         for (record, content), split in zip(members[owner], splits, strict=True):
             example = _example(record, content, owner, split, data)
             if column is not None and split == "train":
                 example = replace(example, difficulty=difficulty_of(record, column))
             examples.append(example)
     examples.extend(_global_examples(common, data, dropped))
+    if recipe.task.pairs_are_split:
+        examples = [half for example in examples for half in _halves(example)]
 
     clients = [owner for owner in everyone if owner not in held_out]
     counts = count_splits(examples)
@@ -316,9 +326,11 @@ def _content(record: Record, data: DataConfig) -> Content | str:
     """Give what the record holds, or the reason why it is not used."""
     try:
         fields = data.fields_of(record.source)
-        if fields.label is not None:
+        if fields.form == "class":
             return labelled_text_of(record, fields)
         instruction = record.source.instruction if record.source is not None else None
+        if fields.form != "answer":
+            return preference_of(record, fields, instruction)
         return conversation_of(record, fields, instruction)
     except UnusableRecord as reason:
         return str(reason)
@@ -330,6 +342,12 @@ def _example(record: Record, content: Content, owner: str | None, split: Split, 
     if isinstance(data.partition, PartitionDirichlet | PartitionLabelPrior) and owner is not None:
         key = key_text(record, data.partition.key)
     return Example(content, record.origin, owner, split, category, key)
+
+
+def _halves(example: Example) -> list[Example]:
+    """The two answers of a pair as examples of their own."""
+    assert isinstance(example.content, Preference)
+    return [replace(example, content=half) for half in example.content.split()]
 
 
 def _global_examples(records: Sequence[Record], data: DataConfig, dropped: dict[str, Counter[str]]) -> list[Example]:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from fedloom.data.dialogue import continued, spoken, turns_of
 from fedloom.data.readers import Record
 from fedloom.errors import MAX_SHOWN, UserError, nearest, unknown_name
-from fedloom.recipe.data_schema import FieldsConfig
+from fedloom.recipe.fields_schema import FieldsConfig
 
 Role = Literal["system", "user", "assistant"]
 
@@ -98,8 +99,22 @@ def check_fields(records: Sequence[Record], required: Mapping[str, str], optiona
 
 def field_keys(fields: FieldsConfig, key: str = "data.fields") -> tuple[dict[str, str], dict[str, str]]:
     """List the required and the optional fields of the mapping under a recipe key (see `check_fields`)."""
-    names = ("prompt", "response", "messages", "text", "pair", "label")
-    required = {name: getattr(fields, name) for name in names}
+    names = (
+        "prompt",
+        "response",
+        "messages",
+        "text",
+        "pair",
+        "label",
+        "chosen",
+        "rejected",
+        "response_a",
+        "response_b",
+    )
+    required = {name: getattr(fields, name) for name in (*names, "desirable")}
+    if isinstance(fields.preferred, str):
+        required["preferred"] = fields.preferred
+    required |= {f"preferred.{place}": field for place, field in enumerate(fields.annotators)}
     optional = {"context": fields.context, "system": fields.system}
     return (
         {f"{key}.{name}": field for name, field in required.items() if field is not None},
@@ -125,7 +140,9 @@ def conversation_of(record: Record, fields: FieldsConfig, instruction: str | Non
         UnusableRecord: where a prompt or an answer is empty.
         UserError: where a value has the wrong form.
     """
-    if fields.messages is not None:
+    if fields.dialogue is not None:
+        messages = _trimmed(_dialogue(record, fields))
+    elif fields.messages is not None:
         messages = _trimmed(_turns(record, fields.messages))
     else:
         assert fields.prompt is not None
@@ -152,13 +169,28 @@ def conversation_of(record: Record, fields: FieldsConfig, instruction: str | Non
     return messages
 
 
+def _dialogue(record: Record, fields: FieldsConfig) -> list[Message]:
+    if fields.messages is not None:
+        field, text = fields.messages, field_text(record, fields.messages)
+    else:
+        assert fields.prompt is not None
+        assert fields.response is not None
+        field = fields.prompt
+        text = continued(field_text(record, field), field_text(record, fields.response))
+    turns = turns_of(text, f"{record.origin}: the field {field!r}")
+    return [Message(role, words) for role, words in spoken(turns)]
+
+
 def _turns(record: Record, field: str) -> list[Message]:
     where = f"{record.origin}: the field {field!r}"
     turns = record.values[field]
     if turns is None:
         return []
     if not isinstance(turns, list):
-        raise UserError(f"{where} is not a list of messages but {type(turns).__name__}")
+        raise UserError(
+            f"{where} is not a list of messages but {type(turns).__name__}",
+            hint="texts as in HH-RLHF are read with fields.dialogue: hh" if isinstance(turns, str) else None,
+        )
     messages = []
     for number, turn in enumerate(turns, start=1):
         place = f"{where}, message {number}"

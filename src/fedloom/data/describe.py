@@ -32,7 +32,9 @@ def describe(data: FederatedData, shown_at_each_end: int = SHOWN_AT_EACH_END) ->
     Returns:
         JSON-ready: clients (number, unseen, rows, quartiles of training examples), totals, global_test,
         tokens (median, 95th percentile, max), label_tokens, classes (of classification: name -> examples of all
-        training clients), dropped, truncated, spelt_out.
+        training clients), preferences (pairs, median tokens of their chosen and rejected answers, in how many the
+        chosen one is longer; or how many answers are desirable and how many are not; None for other tasks), dropped,
+        truncated, spelt_out.
     """
     names = data.clients
     sizes = data.sizes()
@@ -63,6 +65,7 @@ def describe(data: FederatedData, shown_at_each_end: int = SHOWN_AT_EACH_END) ->
         "tokens": _lengths(everything.lengths),
         "label_tokens": int(everything.label_counts.sum()),
         "classes": _classes(data, everything),
+        "preferences": _preferences(everything),
         "dropped": data.dropped,
         "truncated": data.truncated,
         "spelt_out": data.spelt_out,
@@ -133,6 +136,22 @@ def _classes(data: FederatedData, examples: ExampleSet) -> dict[str, int]:
     return dict(zip(data.labels, np.bincount(classes, minlength=len(data.labels)).tolist(), strict=True))
 
 
+def _preferences(examples: ExampleSet) -> dict[str, Any] | None:
+    """What there is to prefer; None for other tasks than that."""
+    lengths, desirable = examples.answer_lengths(), examples.all_desirable
+    if lengths is not None:
+        longer = int((lengths[0] > lengths[1]).sum())
+        return {
+            "pairs": len(examples),
+            "chosen_tokens": int(np.median(lengths[0])),
+            "rejected_tokens": int(np.median(lengths[1])),
+            "chosen_longer": longer,
+        }
+    if desirable is not None:
+        return {"desirable": int(desirable.sum()), "undesirable": int((~desirable).sum())}
+    return None
+
+
 def _lengths(lengths: NDArray[np.int64]) -> dict[str, int]:
     median, high, longest = np.quantile(lengths, [0.5, 0.95, 1], method="nearest")
     return {"median": int(median), "percentile_95": int(high), "max": int(longest)}
@@ -157,6 +176,16 @@ def _summary(description: Mapping[str, Any]) -> list[str]:
         lines.append(f"{len(classes)} classes: {', '.join(named)}{more}; always the most frequent: {100 * most:.1f} %")
     else:
         lines[-1] += f"; label tokens {description['label_tokens']:,}"
+    preferences = description["preferences"]
+    if preferences is not None and "pairs" in preferences:
+        # A model that always took the longer answer would be right that often: what an accuracy has to beat.
+        longer = 100 * preferences["chosen_longer"] / preferences["pairs"]
+        lines.append(
+            f"Tokens of an answer: median {preferences['chosen_tokens']:,} chosen, "
+            f"{preferences['rejected_tokens']:,} rejected; in {longer:.1f} % of the pairs the chosen one is longer"
+        )
+    elif preferences is not None:
+        lines.append(f"Answers: {preferences['desirable']:,} desirable, {preferences['undesirable']:,} undesirable")
     if common["test"]:
         lines.append(f"Global test: {common['test']:,} examples, for validation {common['validation']:,}")
     if clients["unseen_number"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +23,14 @@ from fedloom.data.fingerprint import data_fingerprint
 from fedloom.data.mapped import release_pages
 from fedloom.data.names import Names
 from fedloom.data.phrasing import Phrased, phrase
+from fedloom.data.shard_files import ShardContents, is_stored, open_shards, read_dropped, write_shards
 from fedloom.data.shards import (
+    OPTIONAL_ARRAYS,
     ExampleArrays,
     ExampleSet,
-    ShardContents,
     count_labels,
     encode_values,
-    is_stored,
-    open_shards,
-    read_dropped,
     reorder,
-    write_shards,
 )
 from fedloom.data.splits import SPLITS, Split
 from fedloom.data.tokenizing import ANSWER_CUT_OFF, Tokenized
@@ -179,9 +176,14 @@ class FederatedData:
         return int(self._contents.meta["spelt_out"])
 
     @property
+    def rows(self) -> int:
+        """Number of stored examples, of all clients and splits."""
+        return len(self._contents.examples.offsets) - 1
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest example."""
-        return int(np.diff(self._contents.examples.offsets).max())
+        return self._contents.examples.longest
 
     @property
     def checkable(self) -> bool:
@@ -232,7 +234,7 @@ class FederatedData:
         """Let go of the mapped pages read so far: a run holds what its clients at work need, not what it ever read."""
         examples, bounds = self._contents.examples, self._contents.bounds
         arrays = [examples.tokens, examples.trained, examples.offsets, examples.label_counts, bounds]
-        optional = (examples.labels, examples.places, examples.token_types, examples.difficulties)
+        optional = [getattr(examples, name) for name in OPTIONAL_ARRAYS]
         release_pages([*arrays, *(array for array in optional if array is not None)])
 
     @property
@@ -322,9 +324,7 @@ def _tokenized(recipe: Recipe, allocation: Allocation, phrased: Phrased, fingerp
         tokens=tokenized.tokens,
         trained=tokenized.trained.astype(np.uint8),
         offsets=tokenized.offsets,
-        label_counts=count_labels(tokenized.trained, tokenized.offsets)
-        if phrased.labels is None
-        else np.ones(len(examples), dtype=np.int32),
+        label_counts=_label_counts(tokenized) if phrased.labels is None else np.ones(len(examples), dtype=np.int32),
         category_codes=codes if has_category else None,
         categories=names if has_category else None,
         labels=phrased.labels,
@@ -333,6 +333,8 @@ def _tokenized(recipe: Recipe, allocation: Allocation, phrased: Phrased, fingerp
         difficulties=None
         if difficulty_column(recipe) is None
         else np.array([example.difficulty for example in examples], dtype=np.float64),
+        desirable=phrased.desirable,
+        **_rejected(tokenized),
     )
     return ShardContents(
         examples=reorder(arrays, order),
@@ -357,10 +359,29 @@ def _tokenized(recipe: Recipe, allocation: Allocation, phrased: Phrased, fingerp
     )
 
 
+def _label_counts(tokenized: Tokenized) -> NDArray[np.int32]:
+    counts = count_labels(tokenized.trained, tokenized.offsets)
+    if tokenized.rejected is None:
+        return counts
+    # Of a rejected half only what follows the prompt is there, so its first token is a label as any other.
+    starts = tokenized.rejected.offsets[:-1]
+    return counts + np.add.reduceat(tokenized.rejected.trained.astype(np.int32), starts)
+
+
+def _rejected(tokenized: Tokenized) -> dict[str, NDArray[Any]]:
+    other = tokenized.rejected
+    if other is None:
+        return {}
+    return {
+        "rejected_tokens": other.tokens,
+        "rejected_trained": other.trained.astype(np.uint8),
+        "rejected_offsets": other.offsets,
+        "prompt_lengths": other.prompt_lengths,
+    }
+
+
 def _all_dropped(allocation: Allocation, tokenized: Tokenized) -> Mapping[str, Counter[str]]:
     dropped: dict[str, Counter[str]] = {client: Counter(lost) for client, lost in allocation.dropped.items()}
-    kept = set(tokenized.kept.tolist())
-    for place, example in enumerate(allocation.examples):
-        if place not in kept:
-            dropped.setdefault(example.owner or "", Counter())[ANSWER_CUT_OFF] += 1
+    for place, reason in tokenized.left_out.items():
+        dropped.setdefault(allocation.examples[place].owner or "", Counter())[reason] += 1
     return dropped

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedloom.data.allocation import effective_data
 from fedloom.data.difficulty_column import difficulty_column
-from fedloom.data.shards import FORMAT_VERSION
+from fedloom.data.shard_files import FORMAT_VERSION
 from fedloom.data.sources import content_digest, locate
+from fedloom.recipe.preference_schema import PREFERENCE_OPTIONS
 from fedloom.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def data_fingerprint(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
     parts: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "data": data.model_dump(mode="json"),
-        "task": recipe.task.model_dump(mode="json"),
+        # Of preferences the loss and its numbers change nothing that is stored.
+        "task": recipe.task.model_dump(mode="json", exclude=set(PREFERENCE_OPTIONS)),
         "seed": recipe.seed,
         "source": content_digest(locate(data.source), recipe.seed),
         "tokenizer": _tokenizer_state(tokenizer),
@@ -42,6 +44,8 @@ def data_fingerprint(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
     if data.global_test is not None and data.global_test.source is not None:
         key = "data.global_test.source"
         parts["global_test"] = content_digest(locate(data.global_test.source, key), recipe.seed, key)
+    if recipe.task.pairs_are_split:
+        parts["pairs"] = "split"
     column = difficulty_column(recipe)
     if column is not None:
         parts["difficulty"] = column

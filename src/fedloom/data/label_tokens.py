@@ -167,6 +167,7 @@ def tokenize_texts(
         kept=np.arange(len(lengths), dtype=np.int64),
         truncated=truncated,
         spelt_out=spelt_out,
+        left_out={},
         places=None if pattern is None else np.array(places, dtype=np.int32),
         token_types=np.concatenate(types) if any(one.any() for one in types) else None,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fedloom.data.conversation import UnusableRecord, as_text, field_text
 from fedloom.data.readers import Record
 from fedloom.errors import UserError, unknown_name
-from fedloom.recipe.data_schema import FieldsConfig
+from fedloom.recipe.fields_schema import FieldsConfig
 
 EMPTY_TEXT = "empty text"
 EMPTY_PAIR = "empty second text"

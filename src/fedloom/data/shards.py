@@ -1,27 +1,27 @@
-"""Tokenised examples on disk: flat arrays mapped into memory, so that opening costs nothing per client."""
+"""Tokenised examples laid end to end in flat arrays, and views of some of them that copy nothing."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloom.data.mapped import map_array, map_values
-from fedloom.data.names import Names
-from fedloom.data.splits import SPLITS, Split
-
-# Part of every fingerprint: raise it whenever the same inputs would be stored differently.
-FORMAT_VERSION = 4
-_META, _DROPPED = "meta.json", "dropped.json"
 # Arrays of examples that are stored only where there are any.
-_OPTIONAL = ("category_codes", "labels", "places", "token_types", "difficulties")
+OPTIONAL_ARRAYS = (
+    "category_codes",
+    "labels",
+    "places",
+    "token_types",
+    "difficulties",
+    "rejected_tokens",
+    "rejected_trained",
+    "rejected_offsets",
+    "prompt_lengths",
+    "desirable",
+)
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,19 @@ class ExampleArrays:
         tokens: [total] unsigned integers, token ids.
         trained: [total] uint8, 1 where the model learns to predict the token.
         offsets: [examples + 1] int64, where each example starts.
-        label_counts: [examples] int32, trained tokens of each, not counting one at position 0.
+        label_counts: [examples] int32, trained tokens of each, not counting one at position 0; of a pair both answers'.
         category_codes: [examples] int32, index into categories; None without a category.
         categories: the category names; None without a category.
         labels: [examples] int32, the class of each; None for other tasks than classification.
         places: [examples] int32, where among an example's tokens its class is read; None where the model decides.
         token_types: [total] uint8, 0 in the first text of a pair and 1 in the second; None for tokenizers without.
         difficulties: [examples] fp64, as the records of training examples say, else 0; None where nobody asks.
+        rejected_tokens: [rejected] unsigned integers, what follows the prompt in the rejected halves of pairs, end to
+            end; the examples themselves are the chosen halves. None where there are no pairs.
+        rejected_trained: [rejected] uint8, as trained.
+        rejected_offsets: [examples + 1] int64, where what follows the prompt starts.
+        prompt_lengths: [examples] int32, tokens that both halves of a pair begin with, none of them trained.
+        desirable: [examples] uint8, 1 for answers that are desirable and 0 for those that are not; None elsewhere.
     """
 
     tokens: NDArray[Any]
@@ -51,6 +57,19 @@ class ExampleArrays:
     places: NDArray[np.int32] | None = None
     token_types: NDArray[np.uint8] | None = None
     difficulties: NDArray[np.float64] | None = None
+    rejected_tokens: NDArray[Any] | None = None
+    rejected_trained: NDArray[np.uint8] | None = None
+    rejected_offsets: NDArray[np.int64] | None = None
+    prompt_lengths: NDArray[np.int32] | None = None
+    desirable: NDArray[np.uint8] | None = None
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence, of pairs in either half."""
+        longest = int(np.diff(self.offsets).max())
+        if self.rejected_offsets is None or self.prompt_lengths is None:
+            return longest
+        return max(longest, int((self.prompt_lengths + np.diff(self.rejected_offsets)).max()))
 
 
 class ExampleSet:
@@ -74,6 +93,8 @@ class ExampleSet:
         labels: Sequence[int] | None = None,
         places: Sequence[int] | None = None,
         token_types: Sequence[Sequence[int]] | None = None,
+        rejected: Sequence[tuple[Sequence[int], Sequence[bool]]] | None = None,
+        desirable: Sequence[bool] | None = None,
     ) -> ExampleSet:
         """Hold examples in memory.
 
@@ -84,6 +105,9 @@ class ExampleSet:
             labels: the class of each example; an example of a class counts as one label.
             places: where among the tokens of each example its class is read.
             token_types: 0 or 1 for each token of each example.
+            rejected: of pairs, whose chosen halves the examples are: tokens and which are trained of the others. The
+                halves share a prompt: up to the first trained token of either, or to where they part.
+            desirable: of single answers to learn preferences from, whether each is desirable.
 
         Returns:
             The set of all of them.
@@ -92,16 +116,22 @@ class ExampleSet:
         names, codes = encode_values(categories) if categories is not None else (None, None)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         mask = np.array([one for example in trained for one in example], dtype=np.uint8)
+        halves = {} if rejected is None else _rejected_halves(tokens, trained, rejected)
+        counts = count_labels(mask, offsets)
+        if rejected is not None:
+            counts += np.array([sum(marks[1:]) for _, marks in rejected], dtype=np.int32)
         arrays = ExampleArrays(
             tokens=np.array([token for example in tokens for token in example], dtype=np.int64),
             trained=mask,
             offsets=offsets,
-            label_counts=count_labels(mask, offsets) if labels is None else np.ones(len(labels), dtype=np.int32),
+            label_counts=counts if labels is None else np.ones(len(labels), dtype=np.int32),
             category_codes=codes,
             categories=names,
             labels=None if labels is None else np.array(labels, dtype=np.int32),
             places=None if places is None else np.array(places, dtype=np.int32),
             token_types=None if token_types is None else np.concatenate(token_types).astype(np.uint8),
+            desirable=None if desirable is None else np.array(desirable, dtype=np.uint8),
+            **halves,
         )
         return cls(arrays, np.arange(len(lengths), dtype=np.int64))
 
@@ -110,15 +140,19 @@ class ExampleSet:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """[len] int64, tokens of each example."""
-        starts = self._arrays.offsets[self._indices]
-        return np.asarray(self._arrays.offsets[self._indices + 1] - starts, dtype=np.int64)
+        """[len] int64, tokens of each example; of a pair those of both halves, each with the prompt."""
+        arrays, places = self._arrays, self._indices
+        lengths = np.asarray(arrays.offsets[places + 1] - arrays.offsets[places], dtype=np.int64)
+        if arrays.rejected_offsets is None or arrays.prompt_lengths is None:
+            return lengths
+        after = np.asarray(arrays.rejected_offsets[places + 1] - arrays.rejected_offsets[places], dtype=np.int64)
+        return lengths + arrays.prompt_lengths[places] + after
 
     @property
     def label_counts(self) -> NDArray[np.int64]:
         """[len] int64, trained tokens of each example, without one at position 0, which nothing predicts.
 
-        Of classification 1: an example's class.
+        Of a pair those of both answers. Of classification 1: an example's class.
         """
         return np.asarray(self._arrays.label_counts[self._indices], dtype=np.int64)
 
@@ -131,12 +165,56 @@ class ExampleSet:
         return [names[code] for code in codes[self._indices]]
 
     def tokens(self, place: int) -> NDArray[np.int64]:
-        """Read one example's token ids: [length] int64."""
+        """Read one example's token ids, of a pair the chosen half's: [length] int64."""
         return np.asarray(self._arrays.tokens[self._range(place)], dtype=np.int64)
 
     def trained(self, place: int) -> NDArray[np.bool_]:
-        """Read which tokens of one example the model learns to predict: [length] bool."""
+        """Read which tokens of one example the model learns to predict, of a pair the chosen half's: [length] bool."""
         return np.asarray(self._arrays.trained[self._range(place)], dtype=np.bool_)
+
+    def rejected(self, place: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
+        """Read the rejected half of a pair: token ids [length] int64 and which are trained [length] bool.
+
+        Returns:
+            None for examples that are no pairs. The prompt's tokens, before the first trained one, are those of
+            `tokens`.
+        """
+        arrays, index = self._arrays, int(self._indices[place])
+        if arrays.rejected_tokens is None:
+            return None
+        assert arrays.rejected_trained is not None
+        assert arrays.rejected_offsets is not None
+        assert arrays.prompt_lengths is not None
+        after = slice(int(arrays.rejected_offsets[index]), int(arrays.rejected_offsets[index + 1]))
+        shared = int(arrays.prompt_lengths[index])
+        prompt = arrays.tokens[self._range(place)][:shared]
+        tokens = np.concatenate([prompt, arrays.rejected_tokens[after]]).astype(np.int64)
+        trained = np.concatenate([np.zeros(shared, dtype=np.bool_), arrays.rejected_trained[after].astype(np.bool_)])
+        return tokens, trained
+
+    def answer_lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Count what follows the prompts of pairs: [len] int64 tokens in the chosen and the rejected halves.
+
+        Returns:
+            None for examples that are no pairs.
+        """
+        arrays, places = self._arrays, self._indices
+        if arrays.rejected_offsets is None or arrays.prompt_lengths is None:
+            return None
+        chosen = arrays.offsets[places + 1] - arrays.offsets[places] - arrays.prompt_lengths[places]
+        rejected = arrays.rejected_offsets[places + 1] - arrays.rejected_offsets[places]
+        return np.asarray(chosen, dtype=np.int64), np.asarray(rejected, dtype=np.int64)
+
+    @property
+    def all_desirable(self) -> NDArray[np.bool_] | None:
+        """[len] bool, whether each answer is desirable; None where no preference is learnt from single answers."""
+        desirable = self._arrays.desirable
+        return None if desirable is None else np.asarray(desirable[self._indices], dtype=np.bool_)
+
+    def desirable(self, place: int) -> bool | None:
+        """Whether one example's answer is desirable; None where no preference is learnt from single answers."""
+        desirable = self._arrays.desirable
+        return None if desirable is None else bool(desirable[self._indices[place]])
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
@@ -205,146 +283,6 @@ class ExampleSet:
         return slice(int(self._arrays.offsets[index]), int(self._arrays.offsets[index + 1]))
 
 
-@dataclass(frozen=True)
-class ShardContents:
-    """What is stored: examples sorted by client (training, then unseen, then global test) and split.
-
-    Args:
-        examples: the examples, in that order.
-        clients: training clients, sorted.
-        unseen: clients held out of training, sorted.
-        bounds: [clients + unseen, 4] int64: where a client's train, validation and test examples start, and
-            where they end.
-        global_bounds: [3] int64: where the global validation and test examples start, and where they end.
-        key_codes: [examples] int32, index into key_values, -1 for none: the field a partition skews.
-        key_values: the values of that field.
-        meta: further facts, as JSON; nothing in it grows with the number of clients.
-        dropped: client -> reason -> records left out; not read when shards are opened, see `read_dropped`.
-    """
-
-    examples: ExampleArrays
-    clients: Sequence[str]
-    unseen: Sequence[str]
-    bounds: NDArray[np.int64]
-    global_bounds: NDArray[np.int64]
-    key_codes: NDArray[np.int32]
-    key_values: list[str]
-    meta: Mapping[str, Any]
-    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-
-    def range_of(self, row: int, split: Split) -> NDArray[np.int64]:
-        """Find the examples of one client and split.
-
-        Args:
-            row: place among clients, then unseen.
-            split: the part.
-
-        Returns:
-            [examples] int64, indices into the arrays.
-        """
-        part = SPLITS.index(split)
-        return np.arange(self.bounds[row, part], self.bounds[row, part + 1], dtype=np.int64)
-
-
-def write_shards(directory: Path, contents: ShardContents, vocabulary: int) -> None:
-    """Store contents in a directory that appears whole or not at all.
-
-    Args:
-        directory: does not exist yet; if another process finishes it first, its copy stays.
-        contents: what to store.
-        vocabulary: number of token ids, which decides between 16 and 32 bits a token.
-    """
-    building = directory.with_name(f".{directory.name}.{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    examples = contents.examples
-    width = np.uint16 if vocabulary <= 2**16 else np.uint32
-    examples.tokens.astype(width).tofile(building / "tokens.bin")
-    examples.trained.astype(np.uint8).tofile(building / "trained.bin")
-    arrays: dict[str, NDArray[Any]] = {"offsets": examples.offsets, "label_counts": examples.label_counts}
-    arrays |= {"bounds": contents.bounds, "global_bounds": contents.global_bounds}
-    arrays |= {"key_codes": contents.key_codes}
-    for name in _OPTIONAL:
-        array = getattr(examples, name)
-        if array is not None:
-            arrays[name] = array
-    for name, array in arrays.items():
-        np.save(building / f"{name}.npy", array)
-    text = [name.encode() for name in [*contents.clients, *contents.unseen]]
-    np.save(building / "name_offsets.npy", np.cumsum([0, *map(len, text)], dtype=np.int64))
-    (building / "names.bin").write_bytes(b"".join(text))
-    meta = {
-        **contents.meta,
-        "token_type": np.dtype(width).name,
-        "unseen": len(contents.unseen),
-        "categories": examples.categories,
-        "stored": [name for name in _OPTIONAL if name in arrays],
-        "key_values": contents.key_values,
-    }
-    for name, values in ((_DROPPED, contents.dropped), (_META, meta)):
-        (building / name).write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
-    try:
-        building.rename(directory)
-    except OSError:
-        shutil.rmtree(building)
-        if not is_stored(directory):
-            raise
-
-
-def is_stored(directory: Path) -> bool:
-    """Tell whether a directory holds shards."""
-    return (directory / _META).is_file()
-
-
-def open_shards(directory: Path) -> ShardContents:
-    """Open stored shards without reading them.
-
-    Args:
-        directory: as written by `write_shards`.
-
-    Returns:
-        The contents, arrays mapped read-only.
-    """
-    meta = json.loads((directory / _META).read_text(encoding="utf-8"))
-
-    def mapped(name: str) -> Any:
-        return map_array(directory / f"{name}.npy")
-
-    offsets = mapped("name_offsets")
-    text = map_values(directory / "names.bin", np.uint8)
-    training = len(offsets) - 1 - meta["unseen"]
-    return ShardContents(
-        examples=ExampleArrays(
-            tokens=map_values(directory / "tokens.bin", np.dtype(meta["token_type"])),
-            trained=map_values(directory / "trained.bin", np.uint8),
-            offsets=mapped("offsets"),
-            label_counts=mapped("label_counts"),
-            categories=meta["categories"],
-            **{name: mapped(name) for name in meta["stored"]},
-        ),
-        clients=Names(text, offsets[: training + 1]),
-        unseen=Names(text, offsets[training:]),
-        bounds=mapped("bounds"),
-        global_bounds=mapped("global_bounds"),
-        key_codes=mapped("key_codes"),
-        key_values=meta["key_values"],
-        meta=meta,
-    )
-
-
-def read_dropped(directory: Path) -> dict[str, dict[str, int]]:
-    """Read what was left out of each client.
-
-    Args:
-        directory: as written by `write_shards`.
-
-    Returns:
-        Client -> reason -> records.
-    """
-    dropped: dict[str, dict[str, int]] = json.loads((directory / _DROPPED).read_text(encoding="utf-8"))
-    return dropped
-
-
 def reorder(arrays: ExampleArrays, order: NDArray[np.int64]) -> ExampleArrays:
     """Lay examples end to end in another order.
 
@@ -356,17 +294,29 @@ def reorder(arrays: ExampleArrays, order: NDArray[np.int64]) -> ExampleArrays:
         New arrays.
     """
 
-    def gathered(flat: NDArray[Any]) -> NDArray[Any]:
-        pieces = [flat[arrays.offsets[one] : arrays.offsets[one + 1]] for one in order]
+    def gathered(flat: NDArray[Any], offsets: NDArray[np.int64] = arrays.offsets) -> NDArray[Any]:
+        pieces = [flat[offsets[one] : offsets[one + 1]] for one in order]
         return np.concatenate(pieces) if pieces else flat[:0]
+
+    def moved(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum(np.diff(offsets)[order])]).astype(np.int64)
 
     def permuted(values: NDArray[Any] | None) -> NDArray[Any] | None:
         return None if values is None else values[order]
 
+    rejected: dict[str, Any] = {}
+    if arrays.rejected_offsets is not None:
+        assert arrays.rejected_tokens is not None
+        assert arrays.rejected_trained is not None
+        rejected = {
+            "rejected_tokens": gathered(arrays.rejected_tokens, arrays.rejected_offsets),
+            "rejected_trained": gathered(arrays.rejected_trained, arrays.rejected_offsets),
+            "rejected_offsets": moved(arrays.rejected_offsets),
+        }
     return ExampleArrays(
         tokens=gathered(arrays.tokens),
         trained=gathered(arrays.trained),
-        offsets=np.concatenate([[0], np.cumsum(np.diff(arrays.offsets)[order])]).astype(np.int64),
+        offsets=moved(arrays.offsets),
         label_counts=arrays.label_counts[order],
         category_codes=permuted(arrays.category_codes),
         categories=arrays.categories,
@@ -374,7 +324,29 @@ def reorder(arrays: ExampleArrays, order: NDArray[np.int64]) -> ExampleArrays:
         places=permuted(arrays.places),
         token_types=None if arrays.token_types is None else gathered(arrays.token_types),
         difficulties=permuted(arrays.difficulties),
+        prompt_lengths=permuted(arrays.prompt_lengths),
+        desirable=permuted(arrays.desirable),
+        **rejected,
     )
+
+
+def _rejected_halves(
+    tokens: Sequence[Sequence[int]],
+    trained: Sequence[Sequence[bool]],
+    rejected: Sequence[tuple[Sequence[int], Sequence[bool]]],
+) -> dict[str, Any]:
+    shared = []
+    for ids, marks, (others, other_marks) in zip(tokens, trained, rejected, strict=True):
+        pairs = enumerate(zip(ids, marks, others, other_marks, strict=False))
+        apart = min(len(ids), len(others))
+        shared.append(next((at for at, (a, m, b, n) in pairs if m or n or a != b), apart))
+    after = [(ids[start:], marks[start:]) for start, (ids, marks) in zip(shared, rejected, strict=True)]
+    return {
+        "rejected_tokens": np.array([token for ids, _ in after for token in ids], dtype=np.int64),
+        "rejected_trained": np.array([mark for _, marks in after for mark in marks], dtype=np.uint8),
+        "rejected_offsets": np.cumsum([0, *(len(ids) for ids, _ in after)], dtype=np.int64),
+        "prompt_lengths": np.array(shared, dtype=np.int32),
+    }
 
 
 def count_labels(trained: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -47,6 +47,26 @@ def split_client(records: Sequence[Record], split: SplitConfig, seed: int, clien
     return split_by_fractions(len(records), split.validation, split.test, seed, client)
 
 
+def split_together(records: Sequence[Record], split: SplitConfig, seed: int) -> dict[str, Split]:
+    """Divide records of all clients at once, those that are read from one place alike.
+
+    Where several annotators judge the same answers, nobody is then tested on answers that another has trained on.
+
+    Args:
+        records: the records.
+        split: the recipe's data.split.
+        seed: the recipe's seed.
+
+    Returns:
+        The part by the records' origin.
+
+    Raises:
+        UserError: where split.key holds something else.
+    """
+    places = {record.origin: record for record in records}
+    return dict(zip(places, split_client(list(places.values()), split, seed, ""), strict=True))
+
+
 def split_by_key(record: Record, key: str) -> Split:
     """Read the part a record says it belongs to.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -26,6 +26,23 @@ _LEAD = "\n"
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """What follows the prompt in the rejected halves of pairs, laid end to end.
+
+    Args:
+        tokens: [total] int64, token ids.
+        trained: [total] bool, whether the model learns to predict the token.
+        offsets: [examples + 1] int64, where each starts.
+        prompt_lengths: [examples] int32, tokens of the prompt, with which the chosen half begins, too.
+    """
+
+    tokens: NDArray[np.int64]
+    trained: NDArray[np.bool_]
+    offsets: NDArray[np.int64]
+    prompt_lengths: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
 class Tokenized:
     """Token ids of examples laid end to end.
 
@@ -33,11 +50,13 @@ class Tokenized:
         tokens: [total] int64, token ids.
         trained: [total] bool, whether the model learns to predict the token.
         offsets: [examples + 1] int64, where each example starts.
-        kept: [examples] int64, which of the given examples these are; the others are dropped.
+        kept: [examples] int64, which of the given examples these are.
         truncated: how many of the kept examples were cut to the longest length allowed.
         spelt_out: how many of the kept examples spell a control token out, which stays text.
+        left_out: for each of the other given examples the reason.
         places: [examples] int32, at which token a class is read; None where none is, or the model decides.
         token_types: [total] uint8, to which text of a pair a token belongs; None where tokenizers don't say.
+        rejected: of pairs of answers the other half; None where there are no pairs.
     """
 
     tokens: NDArray[np.int64]
@@ -46,8 +65,10 @@ class Tokenized:
     kept: NDArray[np.int64]
     truncated: int
     spelt_out: int
+    left_out: Mapping[int, str]
     places: NDArray[np.int32] | None = None
     token_types: NDArray[np.uint8] | None = None
+    rejected: Rejected | None = None
 
 
 class SegmentTokenizer:
@@ -86,6 +107,11 @@ class SegmentTokenizer:
             [self._placed(next(encoded), segment.text, place) for place, segment in enumerate(segments)]
             for segments in examples
         ]
+
+    def opening(self, ids: Sequence[int]) -> int:
+        """Count the first tokens of an example that open every text, such as the one that begins a sequence."""
+        opened = list(ids[: len(self._first_ids)]) == self._first_ids
+        return len(self._first_ids) if opened else 0
 
     def _placed(self, ids: list[int], text: str, place: int) -> list[int]:
         if place == 0:
@@ -133,6 +159,7 @@ def tokenize(examples: Iterable[Sequence[Segment]], tokenizer: PreTrainedTokeniz
     trained: list[NDArray[np.bool_]] = []
     lengths: list[int] = []
     kept: list[int] = []
+    left_out: dict[int, str] = {}
     truncated, spelt_out, start = 0, 0, 0
     waiting = iter(examples)
     while batch := list(islice(waiting, EXAMPLES_PER_BATCH)):
@@ -142,6 +169,7 @@ def tokenize(examples: Iterable[Sequence[Segment]], tokenizer: PreTrainedTokeniz
             ids = [token for piece in pieces for token in piece]
             mask = np.repeat([segment.trained for segment in segments], [len(piece) for piece in pieces])
             if not mask[1:max_tokens].any():
+                left_out[place] = ANSWER_CUT_OFF
                 continue
             truncated += len(ids) > max_tokens
             spelt_out += any(is_marked(segment.text) for segment in segments)
@@ -161,6 +189,7 @@ def tokenize(examples: Iterable[Sequence[Segment]], tokenizer: PreTrainedTokeniz
         kept=np.array(kept, dtype=np.int64),
         truncated=int(truncated),
         spelt_out=spelt_out,
+        left_out=left_out,
     )
 
 

@@ -15,8 +15,9 @@ from fedloom.data.federated import FederatedData
 from fedloom.data.shards import ExampleSet
 from fedloom.data.splits import Split
 from fedloom.errors import UserError
+from fedloom.evaluation.preference_scoring import PreferenceScores, score_preferences
 from fedloom.evaluation.score_summary import LISTED_CLIENTS, MEASURES, Result, ScoreSummary
-from fedloom.evaluation.scoring import score
+from fedloom.evaluation.scoring import Scores, score
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
 from fedloom.randomness import numpy_generator
@@ -38,14 +39,23 @@ class Evaluator:
         recipe: the run; `evaluation` says what to measure.
         data: the clients' data, see `check_examples`.
         lanes: in which passes run side by side.
+        reference: the adapter that preferences are compared with; None for other tasks.
     """
 
     def __init__(
-        self, model: PreTrainedModel, grouped: GroupedAdapter[Any], recipe: Recipe, data: FederatedData, lanes: Lanes
+        self,
+        model: PreTrainedModel,
+        grouped: GroupedAdapter[Any],
+        recipe: Recipe,
+        data: FederatedData,
+        lanes: Lanes,
+        reference: Callable[[], Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.model = model
         self.grouped = grouped
         self.lanes = lanes
+        self.reference = reference
+        self.task = recipe.task
         self.config = recipe.evaluation
         self.seed = recipe.seed
         self.exact_match = recipe.measures_accuracy
@@ -65,8 +75,8 @@ class Evaluator:
 
         Returns:
             loss, accuracy (where answers are checkable, and of classification), macro_f1 and matthews (of
-            classification), and the blocks own, global, unseen, clients, categories; above
-            `LISTED_CLIENTS` clients, quantiles within own take the place of clients.
+            classification), of preferences what `PreferenceScores.measures` gives, and the blocks own, global, unseen,
+            clients, categories; above `LISTED_CLIENTS` clients, quantiles within own take the place of clients.
         """
         own, unseen, held_out = self._summary(), self._summary(), self._summary(same_examples=True)
 
@@ -126,8 +136,17 @@ class Evaluator:
                 summaries.append(summary)
                 yield group, examples
 
-        for scores in score(self.model, self.grouped, self.lanes, adapters, jobs()):
+        for scores in self._scores(adapters, jobs()):
             summaries.popleft().add(scores)
+
+    def _scores(
+        self, adapters: Sequence[Mapping[str, Tensor]], jobs: Iterable[tuple[int, ExampleSet]]
+    ) -> Iterator[Scores | PreferenceScores]:
+        model, grouped, lanes = self.model, self.grouped, self.lanes
+        if self.reference is None:
+            return score(model, grouped, lanes, adapters, jobs)
+        longest = self.data.longest
+        return score_preferences(model, grouped, lanes, adapters, self.reference(), self.task, longest, jobs)
 
     def _summary(self, same_examples: bool = False) -> ScoreSummary:
         return ScoreSummary(self.exact_match, same_examples)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.data.shards import ExampleSet
+from fedloom.evaluation.passes import Place, in_passes
 from fedloom.model.example_sets import examples_at
 from fedloom.model.forward import pack_groups, score_labels
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
 from fedloom.model.packing import Example
-
-TOKENS_PER_PASS = 4096
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,9 @@ class Scores:
         predicted = None if classes is None else np.zeros(size, dtype=np.int64)
         return cls(losses, labels, correct, predicted, classes)
 
+    def __len__(self) -> int:
+        return len(self.losses)
+
     def write(self, index: int, found: Sequence[Any]) -> None:
         """Write what was found of one example: loss, labels, whether right and, of classification, the class."""
         self.losses[index], self.labels[index], self.correct[index] = found[:3]
@@ -65,25 +66,6 @@ class Scores:
     def accuracy(self) -> float:
         """Share of examples answered exactly."""
         return float(self.correct.mean())
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where an example of a pass comes from, and where its scores go."""
-
-    adapter: int
-    examples: ExampleSet
-    index: int
-    scores: Scores
-
-
-@dataclass
-class _Pass:
-    """Examples scored together, and the jobs that are complete once they are."""
-
-    places: list[_Place] = field(default_factory=list)
-    completes: list[Scores] = field(default_factory=list)
-    tokens: int = 0
 
 
 def score(
@@ -106,39 +88,11 @@ def score(
     Yields:
         One `Scores` for each job, in order.
     """
-    passes = _passes(jobs, apart=not grouped.cohorts)
-    taken: deque[_Pass] = deque()
 
-    def take() -> Iterator[list[_Place]]:
-        for one in passes:
-            taken.append(one)
-            yield one.places
-
-    def score_places(places: list[_Place]) -> tuple[np.ndarray, ...]:
+    def score_places(places: Sequence[Place[Scores]]) -> tuple[np.ndarray, ...]:
         return _score_pass(model, grouped, adapters, places)
 
-    for columns in lanes.map(score_places, take()):
-        one = taken.popleft()
-        for number, place in enumerate(one.places):
-            place.scores.write(place.index, [column[number] for column in columns])
-        yield from one.completes
-
-
-def _passes(jobs: Iterable[tuple[int, ExampleSet]], apart: bool) -> Iterator[_Pass]:
-    """Fill passes; `apart`: none with several adapters."""
-    filling = _Pass()
-    for adapter, examples in jobs:
-        scores = Scores.of(examples)
-        for index, length in enumerate(examples.lengths.tolist()):
-            other = apart and filling.places and filling.places[-1].adapter != adapter
-            if filling.places and (other or filling.tokens + length > TOKENS_PER_PASS):
-                yield filling
-                filling = _Pass()
-            filling.places.append(_Place(adapter, examples, index, scores))
-            filling.tokens += length
-        filling.completes.append(scores)
-    if filling.places:
-        yield filling
+    return in_passes(lanes, jobs, Scores.of, score_places, apart=not grouped.cohorts)
 
 
 @torch.no_grad()
@@ -146,7 +100,7 @@ def _score_pass(
     model: PreTrainedModel,
     grouped: GroupedAdapter[Any],
     adapters: Sequence[Mapping[str, Tensor]],
-    places: Sequence[_Place],
+    places: Sequence[Place[Scores]],
 ) -> tuple[np.ndarray, ...]:
     """Loss sum, number of labels, whether all are right and, of classification, the most likely class, by example."""
     groups: dict[int, list[Example]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -78,6 +78,31 @@ def score_labels(
     head = model.get_output_embeddings()
     losses, predicted = (x[: len(batch.labels)] for x in label_scores(hidden, head.weight, labels, head.bias))
     return losses, predicted == batch.labels, predicted
+
+
+# Given rows, their log-probabilities of all tokens, fp32 [rows, vocabulary].
+LabelDistributions = Callable[[slice], Tensor]
+
+
+@torch.no_grad()
+def label_distributions(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> LabelDistributions:
+    """The distributions over the vocabulary at every label, a few rows at a time.
+
+    Args:
+        model: the frozen base with its wrapped layers.
+        grouped: the adapters; their groups are those of the batch.
+        batch: packed examples.
+
+    Returns:
+        What gives the log-probabilities at labels; beyond the last may be rows of filler. It holds what it needs of the
+        loaded adapters.
+    """
+    if grouped.trains_head or not grouped.plain_head:
+        logits = label_logits(model, grouped, batch)
+        return lambda rows: torch.log_softmax(logits[rows], -1, dtype=torch.float32)
+    hidden, _ = _at_labels(model, grouped, batch)
+    head = model.get_output_embeddings()
+    return lambda rows: torch.log_softmax(head(hidden[rows]), -1, dtype=torch.float32)
 
 
 def class_logits(model: PreTrainedModel, grouped: GroupedAdapter[Any], batch: PackedBatch) -> Tensor:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from fedloom.model.pruned_pass import PrunedPass
 
 
+# For `GroupedAdapter.borrowed`: passes over the base as it was before any algorithm added to it.
+ORIGINAL_BASE = {"original_base": True}
+
+
 class LoadedAdapters(threading.local):
     """The adapters at work in one thread: cohorts may train side by side over the same base, a thread each."""
 
@@ -23,3 +27,5 @@ class LoadedAdapters(threading.local):
         self.squares: Tensor | None = None
         # What the groups leave out of the base; see `pruned_pass`.
         self.pruned: PrunedPass | None = None
+        # Whether what algorithms have added to the base is left out; see `ORIGINAL_BASE`.
+        self.original_base = False

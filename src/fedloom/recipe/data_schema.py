@@ -1,4 +1,4 @@
-"""The data section of a recipe: sources, fields, partition, splits."""
+"""The data section of a recipe: sources, partition, splits."""
 
 from __future__ import annotations
 
@@ -7,38 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fedloom.recipe.base import Config, Fraction, PositiveInt
+from fedloom.recipe.fields_schema import FieldsConfig
 
 POCKET_TASKS = "pocket-tasks"
-
-
-class FieldsConfig(Config):
-    """Which fields of a record hold what: prompt and response, or messages, or, for classification, text and label."""
-
-    prompt: str | None = Field(None, description="Field with the instruction or question.")
-    context: str | None = Field(None, description="Field with further input to the prompt; may be empty.")
-    response: str | None = Field(None, description="Field with the answer the model is to learn.")
-    system: str | None = Field(None, description="Field with a system message; may be empty.")
-    messages: str | None = Field(
-        None, description="Field with a conversation: a list of {role, content} or {from, value} objects."
-    )
-
-    text: str | None = Field(None, description="Of classification: field with the text whose class is learnt.")
-    pair: str | None = Field(None, description="Of classification: field with a second text, where pairs are classed.")
-    label: str | None = Field(None, description="Of classification: field with the class, as text or number.")
-
-    @model_validator(mode="after")
-    def _one_form(self) -> FieldsConfig:
-        if self.text is not None or self.pair is not None or self.label is not None:
-            if any((self.prompt, self.context, self.response, self.system, self.messages)):
-                raise ValueError("text, pair and label exclude all other fields: a record has one form")
-            if self.text is None or self.label is None:
-                raise ValueError("classification needs text and label")
-        elif self.messages is not None:
-            if self.prompt or self.context or self.response:
-                raise ValueError("messages excludes prompt, context and response: a record has one form")
-        elif self.prompt is None or self.response is None:
-            raise ValueError("needs prompt and response, or messages, or (for classification) text and label")
-        return self
 
 
 class SourceConfig(Config):
@@ -224,9 +195,13 @@ class DataConfig(Config):
                     f"{key}.name has no effect on partition {self.partition.kind}: it names a client of kind files"
                 )
             fields = self.fields_of(section)
-            if section.instruction is not None and (fields.messages or fields.context or fields.text):
-                taken = "messages" if fields.messages else "context" if fields.context else "text"
-                raise ValueError(f"{key}.instruction: its context is the prompt field, so fields.{taken} has no place")
+            taken = [name for name in ("messages", "context", "text", "dialogue") if getattr(fields, name) is not None]
+            if section.instruction is not None and fields.prompt is None and fields.chosen is not None:
+                taken = ["chosen without a prompt"]
+            if section.instruction is not None and taken:
+                raise ValueError(
+                    f"{key}.instruction: its context is the prompt field, so fields.{taken[0]} has no place"
+                )
         if "data.fields" not in self.fields_in_use() and self.fields != FieldsConfig(
             prompt="prompt", response="response"
         ):

@@ -7,22 +7,28 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fedloom.recipe.base import Config
+from fedloom.recipe.preference_schema import PREFERENCE_OPTIONS, PreferenceOptions, check_preferences
 
 if TYPE_CHECKING:
     from fedloom.recipe.data_schema import DataConfig
     from fedloom.recipe.schema import Recipe
 
 _PLACES = ("{text}", "{pair}", "{mask}")
+_OPTIONS = {"classification": ("head", "labels", "words", "pattern"), "dpo": PREFERENCE_OPTIONS}
+_OTHER_FORMS = {
+    "class": ("text and label belong", "classification"),
+    "pair": ("two answers belong", "dpo"),
+    "judged": ("desirable belongs", "dpo"),
+}
 
 
-class TaskConfig(Config):
-    """What is learnt: to answer in text (sft), or to tell which class a text belongs to."""
+class TaskConfig(PreferenceOptions):
+    """What is learnt: to answer in text (sft), which class a text belongs to, or which answers are preferred (dpo)."""
 
-    kind: Literal["sft", "classification"] = Field(
+    kind: Literal["sft", "classification", "dpo"] = Field(
         "sft",
         description="sft: supervised fine-tuning on the response tokens; classification: the class of a text, or of a "
-        "pair of texts.",
+        "pair of texts; dpo: preferences among answers, by the loss that the key loss names.",
     )
     head: Literal["linear", "label_words"] | None = Field(
         None,
@@ -87,11 +93,13 @@ class TaskConfig(Config):
 
     @model_validator(mode="after")
     def _has_effect(self) -> TaskConfig:
-        if self.kind == "sft":
-            for name in ("head", "labels", "words", "pattern"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{name} has no effect on kind sft: it belongs to classification")
-        elif self.head == "linear":
+        for kind, names in _OPTIONS.items():
+            for name in names:
+                if self.kind != kind and getattr(self, name) is not None:
+                    raise ValueError(f"{name} has no effect on kind {self.kind}: it belongs to {kind}")
+        if self.kind != "classification":
+            return self
+        if self.head == "linear":
             for name in ("words", "pattern"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} has no effect on head linear: it belongs to label_words")
@@ -113,16 +121,19 @@ def check_task(recipe: Recipe) -> None:
     Raises:
         ValueError: for the first option that does not fit, with the reason.
     """
+    if recipe.task.kind == "dpo":
+        check_preferences(recipe)
+        return
     data, classification = recipe.data, recipe.task.kind == "classification"
     if classification and data.checkable:
         raise ValueError("task.kind: classification needs records with labels, and pocket-tasks has answers in text")
     for key, fields in data.fields_in_use().items():
-        if classification and fields.label is None:
+        if classification and fields.form != "class":
             raise ValueError(f"{key}: task.kind classification needs the fields text and label")
-        if not classification and fields.label is not None:
+        if not classification and fields.form != "answer":
+            names, kind = _OTHER_FORMS[fields.form]
             raise ValueError(
-                f"{key}: text and label belong to task.kind classification, and it is sft, which needs prompt and "
-                "response, or messages"
+                f"{key}: {names} to task.kind {kind}, and it is sft, which needs prompt and response, or messages"
             )
     if not classification:
         return

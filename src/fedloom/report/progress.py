@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedloom.report.events import Event
-from fedloom.report.results import CLASS_MEASURES, TEST_SETS, Column, arms, columns, score
+from fedloom.report.results import CLASS_MEASURES, PREFERENCE_MEASURES, TEST_SETS, Column, arms, columns, score
 from fedloom.report.units import (
     accuracy_text,
     bytes_text,
@@ -155,13 +155,14 @@ def closing_table(metrics: Mapping[str, Any]) -> Table:
 def _compact(shown: Sequence[Column], most: int) -> list[Column]:
     """Leave out what stands beside an accuracy, so that the table fits 80 characters.
 
-    Losses go first, those of the last test sets before others; then one measure of classes after another.
+    Losses go first, those of the last test sets before others; then one measure of classes, or of preferences, after
+    another.
     """
     kept = list(shown)
     for test_set, measure in reversed(shown):
         if len(kept) > most and measure == "loss" and (test_set, "accuracy") in shown:
             kept.remove((test_set, measure))
-    for left_out in reversed(CLASS_MEASURES):
+    for left_out in reversed((*CLASS_MEASURES, *PREFERENCE_MEASURES)):
         if len(kept) > most:
             kept = [(test_set, measure) for test_set, measure in kept if measure != left_out]
     return kept

@@ -19,9 +19,10 @@ TEST_SETS = {
     "global": "global test",
     "unseen": "unseen clients",
 }
-MEASURES = ("accuracy", "macro_f1", "matthews", "loss")
-# Of classification, beside its accuracy; where there is no room for all, those on the right go first.
+# Beside the first of their task; where there is no room for all, those on the right go first.
 CLASS_MEASURES = ("macro_f1", "matthews")
+PREFERENCE_MEASURES = ("reward_margin", "kl", "chosen_reward", "rejected_reward")
+MEASURES = ("accuracy", *CLASS_MEASURES, "reward_accuracy", *PREFERENCE_MEASURES, "loss")
 # How clients spread around a measure: averaged over seeds without a deviation of their own.
 SPREADS = tuple(f"{measure}_{kind}" for measure in MEASURES for kind in ("spread", "worst_decile", "gini"))
 
@@ -38,6 +39,16 @@ class Score:
     macro_f1_sd: float | None = None
     matthews: float | None = None
     matthews_sd: float | None = None
+    reward_accuracy: float | None = None
+    reward_accuracy_sd: float | None = None
+    reward_margin: float | None = None
+    reward_margin_sd: float | None = None
+    kl: float | None = None
+    kl_sd: float | None = None
+    chosen_reward: float | None = None
+    chosen_reward_sd: float | None = None
+    rejected_reward: float | None = None
+    rejected_reward_sd: float | None = None
 
     def text(self, measure: str) -> str:
         """One measure as it is written, with its deviation if there is one."""

@@ -36,6 +36,9 @@ MEANINGS = {
 FRESH_HEAD = "before any training: its classification head is random"
 MEASURE_NOTES = {
     "macro_f1": "Macro F1: the mean over classes of F1, so that rare classes count as much as frequent ones.",
+    "reward_accuracy": "Reward accuracy: share of pairs whose chosen answer has the higher reward (of single answers: "
+    "whose reward has the wanted sign); a tie counts one half. The reward margin is the mean difference of rewards.",
+    "kl": "KL: mean divergence of the model's next token from the reference's over the tests' answers, nats a token.",
     "matthews": "Matthews: correlation of true and predicted classes, 1 where all are right, 0 for guessing.",
 }
 TEST_SET_MEANINGS = {
@@ -243,6 +246,9 @@ def curves(record: Record) -> tuple[list[Chart], list[Switch]]:
     """
     wanted: list[tuple[str, str, list[Curve], Written, Callable[[float], str]]] = [
         ("Test accuracy", "", record.evaluation_curves("accuracy"), units.accuracy_text, _percent),
+        ("Reward accuracy", "", record.evaluation_curves("reward_accuracy"), units.accuracy_text, _percent),
+        ("Reward margin", "", record.evaluation_curves("reward_margin"), units.loss_text, _plain),
+        ("KL to the reference", "nats a token", record.evaluation_curves("kl"), units.loss_text, _plain),
         ("Test loss", "", record.evaluation_curves("loss"), units.loss_text, _plain),
         ("Training loss", "mean of each round", record.training_curves(), units.loss_text, _plain),
     ]

@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 MISSING = "\N{EN DASH}"
-MEASURE_NAMES = {"macro_f1": "macro F1", "matthews": "Matthews"}
+MEASURE_NAMES = {
+    "macro_f1": "macro F1",
+    "matthews": "Matthews",
+    "reward_accuracy": "reward accuracy",
+    "reward_margin": "reward margin",
+    "kl": "KL",
+    "chosen_reward": "chosen reward",
+    "rejected_reward": "rejected reward",
+}
 
 
 def bytes_text(count: float | None) -> str:
@@ -47,7 +55,7 @@ def accuracy_text(value: float | None, deviation: float | None = None) -> str:
 
 
 def loss_text(value: float | None, deviation: float | None = None) -> str:
-    """A loss with three decimals, with its standard deviation over seeds if known."""
+    """A loss, or another number, with three decimals, with its standard deviation over seeds if known."""
     if value is None:
         return MISSING
     return f"{value:.3f}" if deviation is None else f"{value:.3f} ± {deviation:.3f}"
@@ -119,7 +127,7 @@ def stop_text(stop: Mapping[str, Any]) -> str:
 
 
 def _is_share(measure: str) -> bool:
-    return measure in ("accuracy", "macro_f1")
+    return measure in ("accuracy", "macro_f1", "reward_accuracy")
 
 
 def _bare(measure: str, value: float, signed: bool) -> str:

@@ -34,7 +34,7 @@ class Attack:
         self.attackers = {clients[int(row)] for row in drawn}
 
     def examples(self, client: str, examples: ExampleSet) -> ExampleSet:
-        """What a client trains on: the examples, or an attacker's, whose answers or classes are flipped.
+        """What a client trains on: the examples, or an attacker's, whose answers, classes or preferences are flipped.
 
         Args:
             client: its name.
@@ -45,6 +45,8 @@ class Attack:
         """
         if self.config.kind != "label_flip" or client not in self.attackers:
             return examples
+        if len(examples) and (examples.rejected(0) is not None or examples.desirable(0) is not None):
+            return FlippedPreferences(examples)
         flipped = FlippedExamples if examples.labels is None else FlippedClasses
         return flipped(examples, self.labels)
 
@@ -129,3 +131,44 @@ class FlippedClasses(ExampleSet):
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> FlippedClasses:
         """See `ExampleSet`: of flipped examples, flipped ones."""
         return FlippedClasses(super().subset(indices), self._classes)
+
+
+class FlippedPreferences(ExampleSet):
+    """Preferences the other way round: chosen is rejected, desirable is undesirable.
+
+    Args:
+        examples: the honest ones.
+    """
+
+    def __init__(self, examples: ExampleSet) -> None:
+        super().__init__(examples._arrays, examples._indices)
+
+    def tokens(self, place: int) -> NDArray[np.int64]:
+        """See `ExampleSet`."""
+        other = super().rejected(place)
+        return super().tokens(place) if other is None else other[0]
+
+    def trained(self, place: int) -> NDArray[np.bool_]:
+        """See `ExampleSet`."""
+        other = super().rejected(place)
+        return super().trained(place) if other is None else other[1]
+
+    def rejected(self, place: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
+        """See `ExampleSet`."""
+        if super().rejected(place) is None:
+            return None
+        return super().tokens(place), super().trained(place)
+
+    def desirable(self, place: int) -> bool | None:
+        """See `ExampleSet`."""
+        honest = super().desirable(place)
+        return None if honest is None else not honest
+
+    def key(self, place: int) -> int:
+        """Of a pair a negative number, as what is kept of the honest one is the other way round."""
+        row = int(self._indices[place])
+        return row if super().rejected(place) is None else -1 - row
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> FlippedPreferences:
+        """See `ExampleSet`: of flipped examples, flipped ones."""
+        return FlippedPreferences(super().subset(indices))

@@ -31,6 +31,7 @@ from fedloom.training.batches import round_batches, round_tokens
 from fedloom.training.client import ClientWork, LocalTraining
 from fedloom.training.cohort import ClientResult, train_cohort
 from fedloom.training.fisher import fisher_diagonals
+from fedloom.training.objectives import Objective
 from fedloom.training.optimizers import local_optimizer
 from fedloom.training.unit_importance import unit_importance
 
@@ -45,6 +46,7 @@ class InProcessRuntime:
         train_examples: a client's training examples by its name.
         store: clients' state from round to round.
         lanes: in which cohorts train side by side.
+        objective: what clients minimise.
         attack: which clients do not send what they have learnt; None: all do.
     """
 
@@ -56,6 +58,7 @@ class InProcessRuntime:
         train_examples: Callable[[str], ExampleSet],
         store: ClientStore,
         lanes: Lanes,
+        objective: Objective,
         attack: Attack | None = None,
     ) -> None:
         self.model = model
@@ -64,6 +67,7 @@ class InProcessRuntime:
         self.train_examples = train_examples
         self.store = store
         self.lanes = lanes
+        self.objective = objective
         self.attack = attack
         self.curriculum = None if recipe.local.curriculum is None else Curriculum(model, grouped, recipe, lanes)
         self.prunable = self._prunable() if prunes(recipe) else None
@@ -104,6 +108,7 @@ class InProcessRuntime:
             self._sparse(plan),
             self._pruning(plan),
         )
+        self.objective.prepare(map(self.train_examples, clients))
         # Of everybody only lengths are kept, as the local baseline plans the whole population; tasks are made anew.
         cohorts = self.sizer.cohorts([self._task(plan, client).tokens for client in clients])
 
@@ -168,7 +173,8 @@ class InProcessRuntime:
         seed, local = self.recipe.seed, self.recipe.local
         batches = round_batches(len(examples), local, plan.batch_size, seed, plan.round, client)
         lengths = examples.lengths
-        return ClientTask(client, examples, batches, max(int(lengths[batch].sum()) for batch in batches))
+        longest = max(int(lengths[batch].sum()) for batch in batches)
+        return ClientTask(client, examples, batches, self.objective.readings * longest)
 
     def _train(self, plan: RoundPlan, exchange: Exchange, work: Sequence[ClientWork]) -> list[ClientResult]:
         local = self.recipe.local
@@ -179,6 +185,7 @@ class InProcessRuntime:
             plan.round,
             local.momentum,
             exchange.entries,
+            self.objective,
         )
         results: dict[int, ClientResult] = {}
         for places in self._passes(work):

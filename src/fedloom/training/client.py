@@ -15,6 +15,7 @@ from fedloom.data.shards import ExampleSet
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.units import Block
 from fedloom.training.entries import TrainedEntries
+from fedloom.training.objectives import LabelObjective, Objective
 from fedloom.training.optimizers import Optimizer, OptimizerState, clip_gradient
 
 
@@ -29,6 +30,7 @@ class LocalTraining:
         round_number: for messages.
         momentum: the optimiser's, for algorithms that have to know it.
         entries: what is trained; None: the whole adapter.
+        objective: what is minimised.
     """
 
     optimizer: Optimizer
@@ -37,6 +39,7 @@ class LocalTraining:
     round_number: int
     momentum: float = 0.0
     entries: TrainedEntries | None = None
+    objective: Objective = field(default_factory=LabelObjective)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,11 @@ from transformers import PreTrainedModel
 
 from fedloom.aggregation.client_rule import ClientFinish
 from fedloom.errors import Diverged
-from fedloom.model.example_sets import examples_at
 from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
-from fedloom.model.packing import Example
 from fedloom.model.pruned_pass import PrunedPass, by_masks, by_slices, leaving_out
 from fedloom.training.client import ClientWork, LocalClient, LocalTraining, Omission
+from fedloom.training.objectives import ClientBatch, Objective
 from fedloom.training.optimizers import OptimizerState
 
 # A longer pass gains nothing on a CPU: products are large enough, and activations leave the caches.
@@ -33,7 +32,7 @@ class ClientResult:
         client: its name.
         adapter: where it arrived, fp32 on the CPU.
         optimizer_state: its moments, one vector for each name.
-        loss: mean over steps of the mean loss of its labels, in nats.
+        loss: mean over steps of the mean loss of its labels, in nats, or of its preferences.
         tokens: tokens trained on, none of them padding.
         label_tokens: those of them that carried a label.
         steps: optimiser steps taken.
@@ -93,21 +92,22 @@ def _train_ordered(
 ) -> list[ClientResult]:
     """The same for clients in the order of their steps, the most first."""
     grouped.load([client.adapter for client in ordered])
-    full = [_full_gradient(model, grouped, row, client) for row, client in enumerate(ordered)]
+    objective = training.objective
+    full = [_full_gradient(model, grouped, row, client, objective) for row, client in enumerate(ordered)]
     clients = [LocalClient(client, grouped, row, training, full[row]) for row, client in enumerate(ordered)]
     loss_sums = torch.zeros(len(clients), dtype=torch.float64, device=grouped.device)
     tokens = np.zeros(len(clients), dtype=np.int64)
     label_tokens = np.zeros(len(clients), dtype=np.int64)
     for step in range(len(ordered[0].batches)):
         active = sum(len(client.batches) > step for client in ordered)
-        groups = [examples_at(client.examples, client.batches[step]) for client in ordered[:active]]
-        losses, step_labels = _step_gradients(model, grouped, groups)
+        batches = [objective.batch(client.examples, client.batches[step]) for client in ordered[:active]]
+        losses, _ = _step_gradients(model, grouped, batches, objective)
         for client in clients[:active]:
             client.step()
         loss_sums[:active] += losses
-        label_tokens[:active] += step_labels
         for row, client_work in enumerate(ordered[:active]):
             tokens[row] += client_work.examples.lengths[client_work.batches[step]].sum()
+            label_tokens[row] += client_work.examples.label_counts[client_work.batches[step]].sum()
     results: list[ClientResult] = []
     for row, client in enumerate(clients):
         steps = len(client.work.batches)
@@ -133,46 +133,46 @@ def _train_ordered(
     return results
 
 
-def _full_gradient(model: PreTrainedModel, grouped: GroupedAdapter[Any], row: int, client: ClientWork) -> Tensor | None:
-    """The gradient of the mean loss of all of a client's labels at its start, where its algorithm asks for it."""
+def _full_gradient(
+    model: PreTrainedModel, grouped: GroupedAdapter[Any], row: int, client: ClientWork, objective: Objective
+) -> Tensor | None:
+    """The gradient of the mean loss of all of a client's data at its start, where its algorithm asks for it."""
     if not client.rule.full_gradient:
         return None
-    total, labels = torch.zeros_like(grouped.gradients[row]), 0
+    total, losses = torch.zeros_like(grouped.gradients[row]), 0
     size = max(len(batch) for batch in client.batches)
     for first in range(0, len(client.examples), size):
         batch = np.arange(first, min(first + size, len(client.examples)))
-        groups: list[list[Example]] = [[] for _ in range(row)] + [examples_at(client.examples, batch)]
-        _, counts = _step_gradients(model, grouped, groups)
+        batches = [ClientBatch([]) for _ in range(row)] + [objective.batch(client.examples, batch)]
+        _, counts = _step_gradients(model, grouped, batches, objective)
         total.add_(grouped.gradients[row], alpha=float(counts[row]))
-        labels += int(counts[row])
-    return total.div_(labels)
+        losses += int(counts[row])
+    return total.div_(losses)
 
 
 def _step_gradients(
-    model: PreTrainedModel, grouped: GroupedAdapter[Any], groups: Sequence[Sequence[Example]]
+    model: PreTrainedModel, grouped: GroupedAdapter[Any], batches: Sequence[ClientBatch], objective: Objective
 ) -> tuple[Tensor, np.ndarray]:
-    """Fill the gradients of one step; returns each group's mean loss, fp64 [groups], and its labels, int64 [groups]."""
-    sums = torch.zeros(len(groups), dtype=torch.float64, device=grouped.device)
-    labels = np.zeros(len(groups), dtype=np.int64)
+    """Fill the gradients of one step; returns each group's mean loss, fp64 [groups], and what it is of, int64."""
+    sums = torch.zeros(len(batches), dtype=torch.float64, device=grouped.device)
+    counts = np.zeros(len(batches), dtype=np.int64)
     grouped.gradients.zero_()
-    for members in _passes(groups, grouped.device):
-        present = [group if place in members else [] for place, group in enumerate(groups)]
-        batch = pack_groups(grouped, present)
-        losses = label_losses(model, grouped, batch)
-        counts = batch.label_counts.to(losses.dtype)
-        # The sum over groups of each group's own mean: no group's gradient depends on another's labels.
-        grouped.add_gradients((losses / counts[batch.label_groups]).sum())
-        sums.index_add_(0, batch.label_groups, losses.detach().double())
-        labels += batch.label_counts.cpu().numpy()
-    return sums / torch.from_numpy(labels).to(sums), labels
+    for members in _passes(batches, grouped.device):
+        present = [batch if place in members else ClientBatch([]) for place, batch in enumerate(batches)]
+        packed = pack_groups(grouped, [batch.examples for batch in present])
+        found = objective.loss(label_losses(model, grouped, packed), packed, present)
+        grouped.add_gradients(found.total)
+        sums += found.sums
+        counts += found.counts
+    return sums / torch.from_numpy(counts).to(sums), counts
 
 
-def _passes(groups: Sequence[Sequence[Example]], device: torch.device) -> list[range]:
+def _passes(batches: Sequence[ClientBatch], device: torch.device) -> list[range]:
     """Cut the groups of a step into passes, on a CPU of a length at which activations stay in the caches."""
     passes = [range(0, 0)]
     tokens = 0
-    for place, group in enumerate(groups):
-        size = sum(len(example.tokens) for example in group)
+    for place, batch in enumerate(batches):
+        size = sum(len(example.tokens) for example in batch.examples)
         if device.type == "cpu" and len(passes[-1]) and tokens + size > CPU_TOKENS:
             passes.append(range(place, place))
             tokens = 0

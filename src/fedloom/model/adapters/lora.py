@@ -125,8 +125,7 @@ class GroupedLora(PeftFormat[LowRank]):
     def __init__(self, model: PreTrainedModel, config: LowRank) -> None:
         super().__init__(model, config)
         self.scale = config.scale
-        # What algorithms have added to the weights of layers: factors A [R, in] and B [out, R], for all groups.
-        self.base_change: dict[str, tuple[Tensor, Tensor]] = {}
+        self._base_change: dict[str, tuple[Tensor, Tensor]] = {}
         for name in self.layers:
             parent = model.get_submodule(name.rpartition(".")[0])
             base = model.get_submodule(name)
@@ -149,6 +148,11 @@ class GroupedLora(PeftFormat[LowRank]):
             for name, shape in self.own_shapes.items()
         }
 
+    @property
+    def base_change(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """What algorithms have added to the weights of layers: factors A [R, in] and B [out, R], for all groups."""
+        return {} if self._loaded.original_base else self._base_change
+
     def change_base(self, broadcast: Mapping[str, Tensor]) -> None:
         """Add products of factors to the weights of adapted layers, for all groups and threads; earlier ones go.
 
@@ -158,7 +162,7 @@ class GroupedLora(PeftFormat[LowRank]):
         """
         names = {layer: f"base/{PREFIX}{layer}.lora_" for layer in self.layers}
         dtype = adapter_dtype(self.device, self.dtype)
-        self.base_change = {
+        self._base_change = {
             layer: (
                 broadcast[name + "A.weight"].to(self.device, dtype),
                 broadcast[name + "B.weight"].to(self.device, dtype),
