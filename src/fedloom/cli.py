@@ -154,9 +154,10 @@ def evaluate(
     from rich.console import Console
 
     from fedloom.suites.command import evaluate_suites, requested
+    from fedloom.suites.kinds.base import Options
 
     command = shlex.join(["fedloom", *sys.argv[1:]])
-    request = requested(suite, data, hub, limit, baseline, lm_eval_tasks, command)
+    request = requested(suite, data, hub, limit, baseline, lm_eval_tasks, Options(), command)
     with _told_when_stopped("what is done is kept; go on with the same command"):
         evaluate_suites(directory, request, Console())
 

@@ -19,6 +19,7 @@ from fedloom import __version__
 from fedloom.aggregation.registry import algorithm_class
 from fedloom.beginning import check_same_base
 from fedloom.errors import UserError, unknown_name
+from fedloom.model.base import quiet_libraries
 from fedloom.model.fingerprint import base_fingerprint
 from fedloom.recipe import Recipe
 from fedloom.run_directory import ADAPTER, open_finished, write_json
@@ -65,6 +66,7 @@ def requested(
     limit: int | None,
     baseline: str | None,
     harness_folder: Path | None,
+    options: Options,
     command: str,
 ) -> Request:
     """A request out of what was typed.
@@ -76,6 +78,7 @@ def requested(
         limit: of --limit.
         baseline: of --baseline.
         harness_folder: of --lm-eval-tasks.
+        options: what kinds are told.
         command: the whole of it.
 
     Returns:
@@ -91,7 +94,7 @@ def requested(
         raise UserError(f"--limit: {limit} is not a positive number")
     if baseline not in {None, "base"}:
         raise unknown_name("--baseline", baseline, ["base"])
-    return Request(single, Place(folder, hub), limit, baseline == "base", Options(), harness_folder, command)
+    return Request(single, Place(folder, hub), limit, baseline == "base", options, harness_folder, command)
 
 
 def evaluate_suites(directory: Path, request: Request, console: Console) -> dict[str, Any]:
@@ -108,6 +111,7 @@ def evaluate_suites(directory: Path, request: Request, console: Console) -> dict
     Raises:
         UserError: for any mistake in the request, before a model is loaded.
     """
+    quiet_libraries()
     folder, recipe = open_finished(directory)
     check_evaluable(recipe, str(folder))
     own = [name for name in request.names if not name.startswith(HARNESS)]
