@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fedloom.aggregation.registry import algorithm_class
+from fedloom.errors import UserError
 from fedloom.model.base import load_tokenizer
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
@@ -78,6 +80,27 @@ class Subject:
             encode_pairs(bench.tokenizer, pairs),
             alike,
             positions_of(bench.model, bench.tokenizer),
+        )
+
+
+def check_evaluable(recipe: Recipe, where: str) -> None:
+    """Check that a run has one model for everybody that answers with text.
+
+    Args:
+        recipe: the run.
+        where: for error messages.
+
+    Raises:
+        UserError: for classification, and where clients keep a part of the adapter.
+    """
+    if recipe.task.kind == "classification":
+        raise UserError(f"{where}: is a classification; suites ask models that answer with text")
+    layers = recipe.federation.layers
+    kept = recipe.federation.private or algorithm_class(recipe.federation.algorithm.name).shared != "both"
+    if kept or (layers is not None and layers.others == "private"):
+        raise UserError(
+            f"{where}: its clients keep a part of the adapter to themselves, and nobody uses the shared part alone",
+            hint="a run's own test (`fedloom evaluate DIR`) has every client use its own adapter",
         )
 
 
