@@ -1,4 +1,4 @@
-"""Benchmarks that a run was tested on while it trained (`evaluation.suites`): curves over rounds, and where they end."""
+"""Benchmarks that a run was tested on while it trained (`evaluation.suites`): curves, and where they end."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def _last(run: Run) -> dict[str, Mapping[str, Any]]:
 
 
 def _mean_text(values: list[Mapping[str, Any] | None]) -> str:
-    known = [value for value in values if value is not None]
+    # A task that needs a judge has no score without one.
+    known = [value for value in values if value is not None and value["score"] is not None]
     if not known:
         return units.MISSING
     errors = [value["standard_error"] for value in known if value["standard_error"] is not None]

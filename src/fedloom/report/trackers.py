@@ -69,7 +69,8 @@ def numbers_of(event: Event) -> tuple[str, int, Numbers] | None:
     elif event["event"] == "evaluation":
         numbers = dict(_result_numbers(event["result"]))
     elif event["event"] == "suites":
-        numbers = {f"suites/{task}": values["score"] for task, values in event["tasks"].items()}
+        scores = {task: values["score"] for task, values in event["tasks"].items()}
+        numbers = {f"suites/{task}": score for task, score in scores.items() if score is not None}
     else:
         return None
     return event.get("arm", "federated"), int(event["round"]), numbers

@@ -199,6 +199,7 @@ def _entry(examination: Examination, found: dict[str, list[Outcome]], request: R
         "suite": task.suite,
         "measure": task.score,
         **{name: summarise(task, examination.kind, outcomes) for name, outcomes in found.items()},
+        "examples": examination.available,
         "limit": request.limit,
         "prompts_sha256": examination.prompts_digest,
         **_circumstances(request),
