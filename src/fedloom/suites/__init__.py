@@ -1,1 +1,1 @@
-"""Evaluation suites: published benchmarks as visible task files, run on a base model and on its adapters."""
+"""Benchmarks: tasks in visible files, the model under test, outcomes that are kept (docs/evaluation.md)."""
