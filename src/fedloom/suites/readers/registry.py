@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fedloom.suites.items import Item
-from fedloom.suites.readers import choices
+from fedloom.suites.readers import choices, programs
 
 # Given the records of each of a task's files, in the order in which it names them.
 Reader = Callable[[Sequence[list[dict[str, Any]]]], Iterable[Item]]
 
 READERS: dict[str, Reader] = {
     "arc": choices.arc,
+    "humaneval": programs.humaneval,
+    "mbpp": programs.mbpp,
 }

@@ -1,7 +1,7 @@
 """The system calls that a program may not make: a seccomp filter (Linux, `seccomp(2)`), no privileges needed.
 
-A refused call fails with "operation not permitted" and the program goes on without what it asked for. The kernel applies
-the filter whatever language or library makes the call.
+A refused call fails with "operation not permitted" and the program goes on without what it asked for. The kernel
+applies the filter whatever language or library makes the call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fedloom.suites.sandbox.kernel import CALLS, Numbers, machine_position, proc
 PR_SET_SECCOMP = 22
 SECCOMP_MODE_FILTER = 2
 KILL, ERRNO, ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
-# Instructions of the classic Berkeley packet filter: load a word, jump if equal, if at least, if any bit is set; return.
+# Instructions of the classic Berkeley packet filter: load a word, return, and jumps.
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 # Where struct seccomp_data has its fields, in bytes; of an argument the lower 32 bits.
 NUMBER, ARCHITECTURE, ARGUMENTS, ARGUMENT_SIZE = 0, 4, 16, 8
@@ -176,7 +176,7 @@ def rules(machine: int, process: int, writing: bool) -> list[tuple[int, int, int
     for table in (NETWORK, PROCESSES, SHARED_MEMORY, KERNEL):
         for numbers in table.values():
             call(numbers, refused)
-    # Threads may be started, processes may not. clone3 hides its flags: libraries fall back to clone where it is unknown.
+    # Threads may be started, processes may not. clone3 hides its flags; where it is unknown, libraries use clone.
     call(CLONE, argument(0), (ANY_BIT, 1, 0, CLONE_THREAD), refused, allowed)
     call(CLONE3, unknown)
     for numbers in (KILL_PROCESS, KILL_THREAD):

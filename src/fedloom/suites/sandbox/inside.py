@@ -24,6 +24,8 @@ from fedloom.suites.sandbox.watch import watcher
 FILE_NAME = "<program>"
 # A message is for people: its beginning is enough.
 LONGEST_MESSAGE = 200
+# The reason where nothing was run.
+NO_SANDBOX = "no_sandbox"
 OPEN_FILES = 64
 REASONS_OF_ERRORS = {
     errno.ENOMEM: "memory",
@@ -46,7 +48,7 @@ def main() -> None:
     try:
         scratch = shut_in(job)
     except OSError as error:
-        end("no_sandbox", str(error))
+        end(NO_SANDBOX, str(error))
     sys.addaudithook(watcher(scratch, end))
     end(*run(str(job["program"])))
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 import fedloom
+from fedloom.errors import UserError
+from fedloom.suites.sandbox.inside import NO_SANDBOX
 
 Level = Literal["isolated", "weak"]
 KEPT_OUTPUT = 4096
@@ -46,6 +48,10 @@ class Bounds:
     scratch_bytes: int = 2**26
 
 
+class NoSandbox(UserError):
+    """A program could not be shut in, and was not run."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """How a program ended.
@@ -53,7 +59,7 @@ class Verdict:
     Args:
         reason: "passed", "failed" (an exception), "timeout", "memory", "processes", "network", "wrote_outside",
             "file_size", "signal" (it tried to send one to others), "exited" (before its last statement), "killed" (by
-            a signal), "no_sandbox" (it never ran).
+            a signal).
         detail: the exception, the signal; may be empty.
         output: the first 4096 bytes of what it printed.
     """
@@ -98,6 +104,9 @@ def run_program(program: str, level: Level, bounds: Bounds = Bounds()) -> Verdic
 
     Returns:
         How it ended.
+
+    Raises:
+        NoSandbox: where the machine does not let the process shut itself in.
     """
     nonce = secrets.token_hex(16)
     reading, writing = os.pipe()
@@ -191,6 +200,8 @@ def _verdict(report: bytes, nonce: str, output: bytes, code: int, in_time: bool)
     for line in report.decode(errors="replace").splitlines():
         if line.startswith(nonce):
             reason, detail = json.loads(line.removeprefix(nonce))
+            if reason == NO_SANDBOX:
+                raise NoSandbox(f"the sandbox for programs can't be set up: {detail}")
             return Verdict(reason, detail, text)
     if not in_time:
         return Verdict("timeout", "", text)
