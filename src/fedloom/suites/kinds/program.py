@@ -53,15 +53,15 @@ class ProgramTask(Task):
 
     kind: Literal["program"] = Field(description="How the model is asked.")
     form: Literal["completion", "chat"] = Field(
-        description="completion: the model goes on from the prompt, all that it writes is code. chat: it answers in the "
+        description="completion: the model goes on from the prompt, and all of it is code. chat: it answers in the "
         "run's prompt template, the first block of code in its answer counts."
     )
     program: str = Field(
-        description="A Jinja template: what is run. It knows the item's fields and code; it passes if it runs to its end."
+        description="A Jinja template over the item's fields and code: what is run. It passes if it runs to its end."
     )
     solution: str = Field(
         "{{ solution }}",
-        description="A Jinja template: the code that the authors give, which the tests of Fedloom run.",
+        description="A Jinja template: the code that the authors give; no model is asked for it.",
     )
     stop: list[str] = Field([], description="What the model writes ends before the first of these.")
     max_new_tokens: int = Field(512, ge=1, description="The longest text, in tokens.")

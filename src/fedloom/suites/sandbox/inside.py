@@ -1,7 +1,8 @@
 """The process that a program runs in: shuts itself in, runs the program, and reports how that ended.
 
-Started by `programs.py` as `python -m fedloom.suites.sandbox.inside`, knows the standard library only. It reads its job
-from standard input (JSON) and writes one line to the pipe whose number the job names: the job's nonce and a reason.
+Started by `programs.py` in a Python of its own, for every program anew: it imports little, the standard library only.
+It reads its job from standard input (JSON) and writes one line to the pipe whose number the job names: the job's nonce
+and a reason.
 """
 
 from __future__ import annotations
@@ -125,7 +126,3 @@ def describe(error: BaseException) -> str:
     except Exception:
         message = ""
     return f"{type(error).__name__}{place}: {message}"[:LONGEST_MESSAGE]
-
-
-if __name__ == "__main__":
-    main()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import signal
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -37,7 +36,7 @@ def machine_position() -> int:
     Raises:
         OSError: for any other machine.
     """
-    machine = platform.machine()
+    machine = os.uname().machine
     if machine not in MACHINES:
         raise OSError(f"machines of kind {machine!r} are not known, only {' and '.join(MACHINES)}")
     return MACHINES.index(machine)

@@ -10,7 +10,6 @@ import ctypes
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from fedloom.suites.sandbox.kernel import die_with_parent, system_call
 
@@ -41,9 +40,9 @@ def enter(folders: Sequence[str], scratch_bytes: int) -> None:
     """
     user, group = os.getuid(), os.getgid()
     system_call("unshare", ALL)
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{NOBODY} {user} 1")
-    Path("/proc/self/gid_map").write_text(f"{NOBODY} {group} 1")
+    for name, line in (("setgroups", "deny"), ("uid_map", f"{NOBODY} {user} 1"), ("gid_map", f"{NOBODY} {group} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(line)
     # The first process of the namespace takes every other with it when it ends; it can't be killed from within.
     _go_on_in_child()
     _furnish([*SYSTEM, *folders], scratch_bytes)

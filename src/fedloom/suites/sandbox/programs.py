@@ -25,6 +25,7 @@ from fedloom.suites.sandbox.inside import NO_SANDBOX
 Level = Literal["isolated", "weak"]
 KEPT_OUTPUT = 4096
 CHUNK = 65536
+START = "from fedloom.suites.sandbox.inside import main; main()"
 # How long a process gets to end whose program has ended.
 ENDING_SECONDS = 10.0
 
@@ -35,14 +36,14 @@ class Bounds:
 
     Args:
         cpu_seconds: of a processor, whole seconds; a busy machine does not change what is in time.
-        wall_seconds: of the clock; ends programs that wait.
+        wall_seconds: of the clock; ends programs that wait, and leaves room for a machine that is busy.
         memory_bytes: address space.
         file_bytes: size of one file.
         scratch_bytes: size of the scratch folder.
     """
 
     cpu_seconds: int = 5
-    wall_seconds: float = 30.0
+    wall_seconds: float = 60.0
     memory_bytes: int = 2**30
     file_bytes: int = 2**24
     scratch_bytes: int = 2**26
@@ -126,7 +127,7 @@ def run_program(program: str, level: Level, bounds: Bounds = Bounds()) -> Verdic
         file.seek(0)
         process = subprocess.Popen(
             # Without the user's settings, and without what packages run at every start (site).
-            [sys.executable, "-s", "-P", "-S", "-B", "-m", "fedloom.suites.sandbox.inside"],
+            [sys.executable, "-s", "-P", "-S", "-B", "-u", "-c", START],
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
