@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from fedloom.suites.kinds.answer import AnswerKind
 from fedloom.suites.kinds.base import Kind
 from fedloom.suites.kinds.choice import ChoiceKind
 
 KINDS: dict[str, type[Kind]] = {
     "choice": ChoiceKind,
+    "answer": AnswerKind,
 }
