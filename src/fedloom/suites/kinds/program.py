@@ -5,12 +5,11 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from fedloom.randomness import derive_seed
+from fedloom.data.conversation import Message
 from fedloom.suites.items import Item, Limits, Outcome
 from fedloom.suites.kinds.base import Options
 from fedloom.suites.pass_at_k import pass_at_k
@@ -144,17 +143,15 @@ def drawn(task: ProgramTask, prompts: Sequence[str], subject: Subject) -> list[l
         subject: the model under test.
 
     Returns:
-        For each prompt its samples. A sample's draws are keyed by its number.
+        For each prompt its samples.
     """
     limits = Limits(task.max_new_tokens, tuple(task.stop), task.temperature)
-    samples = []
-    for number in range(task.samples):
-        own = replace(limits, seed=derive_seed(0, f"sample {number}"))
-        if task.form == "chat":
-            samples.append(subject.answers([[{"role": "user", "content": prompt}] for prompt in prompts], own))
-        else:
-            samples.append(subject.completions(prompts, own))
-    return [list(texts) for texts in zip(*samples, strict=True)]
+    repeated = [prompt for prompt in prompts for _ in range(task.samples)]
+    if task.form == "chat":
+        texts = subject.answers([[Message("user", prompt)] for prompt in repeated], limits)
+    else:
+        texts = subject.completions(repeated, limits)
+    return [texts[first : first + task.samples] for first in range(0, len(texts), task.samples)]
 
 
 def code_of(text: str, form: str) -> str | None:
