@@ -18,10 +18,10 @@ class Options:
     """What the command line says to kinds.
 
     Args:
-        sandbox: how programs that a model wrote are shut in: isolated or weak.
+        sandbox: how programs that a model wrote are shut in: isolated or weak; None: nothing was said.
     """
 
-    sandbox: str = "isolated"
+    sandbox: str | None = None
 
 
 class Kind(Protocol):

@@ -84,7 +84,7 @@ class ProgramKind:
     task: ClassVar[type[Task]] = ProgramTask
 
     def __init__(self, options: Options) -> None:
-        self.level = check_level(options.sandbox, "--sandbox")
+        self.level = check_level(options.sandbox or "isolated", "--sandbox")
 
     def settings(self, task: Task) -> Mapping[str, Any]:
         """See `Kind`: where programs run."""
@@ -111,8 +111,8 @@ class ProgramKind:
             output: texts, what the model wrote, one for each sample.
 
         Returns:
-            The outcome: pass@k of the samples; a flag for each that ended otherwise than by passing or failing its
-            tests, and "unparsable" for each without code.
+            The outcome: pass@k of the samples; as flags, how some ended otherwise than by passing or failing their
+            tests, such as "timeout", and "unparsable" where one has no code.
         """
         return self._graded(_program(task), [item], [output["texts"]])[0]
 
@@ -187,7 +187,7 @@ def program_of(task: ProgramTask, item: Item, code: str) -> str:
 def _outcome(task: ProgramTask, item: Item, texts: Sequence[str], verdicts: Sequence[Verdict]) -> Outcome:
     passed = sum(verdict.passed for verdict in verdicts)
     measures = {measure: pass_at_k(len(texts), passed, tried(measure)) for measure in task.measures}
-    flags = tuple(verdict.reason for verdict in verdicts if verdict.reason not in PLAIN)
+    flags = tuple(sorted({verdict.reason for verdict in verdicts} - PLAIN))
     reasons = [f"{verdict.reason}: {verdict.detail}".removesuffix(": ") for verdict in verdicts]
     return Outcome(item.key, item.category, measures, flags, {"texts": list(texts), "reasons": reasons})
 
