@@ -6,13 +6,24 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fedloom.suites.items import Item
-from fedloom.suites.readers import answers, choices, programs
+from fedloom.suites.readers import answers, choices, medicine, programs
 
 # Given the records of each of a task's files, in the order in which it names them.
 Reader = Callable[[Sequence[list[dict[str, Any]]]], Iterable[Item]]
 
 READERS: dict[str, Reader] = {
     "arc": choices.arc,
+    "crass": choices.crass,
+    "hellaswag": choices.hellaswag,
+    "medmcqa": medicine.medmcqa,
+    "medqa": medicine.medqa,
+    "mmlu": choices.mmlu,
+    "piqa": choices.piqa,
+    "pubmedqa": medicine.pubmedqa,
+    "siqa": choices.siqa,
+    "truthfulqa_mc1": choices.truthfulqa_mc1,
+    "truthfulqa_mc2": choices.truthfulqa_mc2,
+    "winogrande": choices.winogrande,
     "bbh": answers.bbh,
     "gsm8k": answers.gsm8k,
     "svamp": answers.svamp,
