@@ -125,6 +125,8 @@ OPEN, OPENAT = (2, None), (257, 56)
 KILL_PROCESS, KILL_THREAD, LIMITS_OF = (62, 129), (234, 131), (302, 261)
 # What puts words into a terminal, as if the user had typed them.
 CONTROL, TIOCSTI, TIOCLINUX = (16, 29), 0x5412, 0x541C
+# Whom the kernel tells by a signal that a file can be read.
+FILE_CONTROL, F_SETOWN, F_SETOWN_EX = (72, 25), 8, 15
 
 
 class _Instruction(ctypes.Structure):
@@ -182,6 +184,7 @@ def rules(machine: int, process: int, writing: bool) -> list[tuple[int, int, int
     for numbers in (KILL_PROCESS, KILL_THREAD):
         call(numbers, argument(0), (EQUAL, 1, 0, process), refused, allowed)
     call(LIMITS_OF, argument(0), (EQUAL, 1, 0, 0), refused, allowed)
+    call(FILE_CONTROL, argument(1), (EQUAL, 1, 0, F_SETOWN), (EQUAL, 0, 1, F_SETOWN_EX), refused, allowed)
     call(CONTROL, argument(1), (EQUAL, 1, 0, TIOCSTI), (EQUAL, 0, 1, TIOCLINUX), refused, allowed)
     if not writing:
         for numbers in FILES.values():
