@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 # Outcomes are kept after so many items.
 ITEMS_AT_ONCE = 16
 _MEASURE = re.compile(r"pass@([1-9]\d*)")
-# A block of code in an answer: its language may be named, and an answer that was cut off does not close it.
-_FENCED = re.compile(r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE | re.I)
+# A fenced block of an answer: its indentation, its language, its lines. An answer that was cut off does not close it.
+_BLOCK = re.compile(r"^([ \t]*)```[ \t]*([^\n`]*)\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+LANGUAGES = {"", "python", "python3", "py"}
 # Reasons that are told by the measure itself.
 PLAIN = {"passed", "failed"}
 
@@ -162,11 +164,15 @@ def code_of(text: str, form: str) -> str | None:
         form: completion or chat.
 
     Returns:
-        All of a completion; of an answer its first fenced block; None where there is nothing.
+        All of a completion; of an answer its first fenced block that is Python or names no language; None where there
+        is nothing.
     """
     if form == "chat":
-        found = _FENCED.search(text.replace("\r\n", "\n"))
-        text = "" if found is None else found[1]
+        blocks = _BLOCK.findall(text.replace("\r\n", "\n"))
+        found = [(indent, lines) for indent, language, lines in blocks if language.strip().lower() in LANGUAGES]
+        indent, text = found[0] if found else ("", "")
+        # Within a list, say, the whole block is indented.
+        text = textwrap.dedent(text) if indent else text
     return text if text.strip() else None
 
 

@@ -27,7 +27,7 @@ KEPT_OUTPUT = 4096
 CHUNK = 65536
 START = "from fedloom.suites.sandbox.inside import main; main()"
 # How long a process gets to end whose program has ended.
-ENDING_SECONDS = 10.0
+ENDING_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,8 @@ def run_program(program: str, level: Level, bounds: Bounds = Bounds()) -> Verdic
     os.close(writing)
     try:
         report, output, in_time = _read(process, reading, bounds.wall_seconds)
-        if in_time:
-            # Nobody has the pipes any more: the processes that wait for the program are about to end as it did.
-            process.wait(ENDING_SECONDS)
+        # Nobody has the pipes any more: the processes that wait for the program are about to end as it did.
+        in_time = in_time and _ends(process)
     finally:
         os.close(reading)
         process.kill()
@@ -175,6 +174,14 @@ def readable_folders() -> list[str]:
     folders = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
     folders += [os.path.join(sys.base_prefix, "lib"), *import_folders()]
     return sorted({os.path.realpath(folder) for folder in folders})
+
+
+def _ends(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(ENDING_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _read(process: subprocess.Popen[bytes], reading: int, seconds: float) -> tuple[bytes, bytes, bool]:
