@@ -26,17 +26,17 @@ def evaluate(directory: Path, *options: str) -> str:
 @pytest.mark.skipif(LEVEL is None, reason="this machine has no sandbox for programs")
 def test_code_tasks_are_evaluated(finished: Path, shared: Path) -> None:
     names = ("humaneval", "humaneval_chat", "mbpp_sanitized")
-    options = ("--data", str(shared / "data"), "--limit", "2", "--sandbox", str(LEVEL))
+    options = ("--data", str(shared / "data"), "--limit", "1", "--sandbox", str(LEVEL))
     output = evaluate(finished, "--suite", ",".join(names), *options)
-    assert "HumanEval" in output
+    assert all(name in output for name in names)
     entries = json.loads((finished / "evaluation.json").read_text())["tasks"]
     for name in names:
         assert entries[name]["settings"]["sandbox"] == LEVEL
         # The embedded model knows no Python.
-        assert (entries[name]["adapter"]["score"], entries[name]["adapter"]["n"]) == (0.0, 2)
+        assert (entries[name]["adapter"]["score"], entries[name]["adapter"]["n"]) == (0.0, 1)
         lines = (finished / "evaluations" / name / "adapter.jsonl").read_text().splitlines()
-        assert len(lines) == 3
-        assert all(len(json.loads(line)["output"]["reasons"]) == 1 for line in lines[1:])
+        assert len(lines) == 2
+        assert len(json.loads(lines[1])["output"]["reasons"]) == 1
     kept = (finished / "evaluations" / "humaneval" / "adapter.jsonl").read_bytes()
     evaluate(finished, "--suite", "humaneval", *options)
     assert (finished / "evaluations" / "humaneval" / "adapter.jsonl").read_bytes() == kept

@@ -141,7 +141,7 @@ def test_samples_are_counted_into_pass_at_k() -> None:
     assert outcome.flags == ("exited", "unparsable")
     assert outcome.output["reasons"] == [
         "passed",
-        "failed: AssertionError (line 2):",
+        "failed: AssertionError (line 2)",
         "exited: exit status 0",
         "unparsable",
     ]

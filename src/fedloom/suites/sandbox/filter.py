@@ -147,7 +147,7 @@ def restrict(writing: bool) -> None:
         OSError: where the kernel or the machine has no such filter.
     """
     instructions = rules(machine_position(), os.getpid(), writing)
-    array = (_Instruction * len(instructions))(*instructions)
+    array = (_Instruction * len(instructions))(*(_Instruction(*one) for one in instructions))
     process_control(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _Program(len(instructions), array))
 
 
