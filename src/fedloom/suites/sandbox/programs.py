@@ -109,6 +109,7 @@ def run_program(program: str, level: Level, bounds: Bounds = Bounds()) -> Verdic
     Raises:
         NoSandbox: where the machine does not let the process shut itself in.
     """
+    # Not to be guessed, so not from a seed; no result depends on it.
     nonce = secrets.token_hex(16)
     reading, writing = os.pipe()
     job = {
