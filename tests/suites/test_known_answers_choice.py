@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedloom.data.readers import read_file
@@ -136,6 +136,7 @@ def test_a_longer_choice_wins_when_normalised() -> None:
     assert outcome.measures == {"accuracy": 0.0, "accuracy_normalised": 1.0}
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=40))
 def test_every_beginning_is_spread_over_categories(categories: list[str]) -> None:
     items = [Item(str(at), category, {}) for at, category in enumerate(categories)]

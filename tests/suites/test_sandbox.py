@@ -259,6 +259,6 @@ def test_where_namespaces_are_forbidden_isolation_is_refused():
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", script]
     best, refused, weak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert best.startswith("weak only (isolated: the sandbox for programs can't be set up: [Errno 28] unshare:")
-    assert refused.startswith("--sandbox: isolated is not possible here:")
-    assert "accept less protection with --sandbox weak" in refused
+    assert refused.startswith("sandbox: isolated is not possible here:")
+    assert "--sandbox weak` takes less protection" in refused
     assert weak == "weak"

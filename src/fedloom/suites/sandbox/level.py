@@ -50,8 +50,8 @@ def check_level(level: str, key: str) -> Level:
     if (why := obstacle(chosen)) is not None:
         hint = None
         if chosen == "isolated" and obstacle("weak") is None:
-            hint = "allow user namespaces, or accept less protection with --sandbox weak, see docs/sandbox.md"
-        raise UserError(f"{key}: {chosen} is not possible here: {why}", hint=hint)
+            hint = "allow user namespaces; `fedloom evaluate --sandbox weak` takes less protection, see docs/sandbox.md"
+        raise UserError(f"sandbox: {chosen} is not possible here: {why}", hint=hint)
     return chosen
 
 
