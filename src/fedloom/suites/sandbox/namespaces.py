@@ -70,10 +70,11 @@ def _furnish(paths: Sequence[str], scratch_bytes: int) -> None:
     os.mkdir("/tmp/old")
     system_call("pivot_root", b"/tmp", b"/tmp/old")
     os.chdir("/")
+    os.mkdir(SCRATCH)
+    _mount("tmpfs", SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV, f"mode=700,size={scratch_bytes}")
+    # Afterwards, because Python itself may be in a folder below the scratch folder's place.
     for path in paths:
         _show(path)
-    os.makedirs(SCRATCH, exist_ok=True)
-    _mount("tmpfs", SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV, f"mode=700,size={scratch_bytes}")
     system_call("umount2", b"/old", MNT_DETACH)
     os.rmdir("/old")
     _set_attributes("/", MOUNT_ATTR_RDONLY, 0)
