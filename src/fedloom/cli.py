@@ -161,7 +161,7 @@ def evaluate(
     from fedloom.suites.kinds.base import Options
 
     command = shlex.join(["fedloom", *sys.argv[1:]])
-    request = requested(suite, data, hub, limit, baseline, lm_eval_tasks, Options(sandbox), command)
+    request = requested(suite, data, hub, limit, baseline, lm_eval_tasks, Options(sandbox=sandbox), command)
     with _told_when_stopped("what is done is kept; go on with the same command"):
         evaluate_suites(directory, request, Console())
 

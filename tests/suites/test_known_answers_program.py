@@ -52,7 +52,7 @@ def written(task: ProgramTask, item: Item, solution: bool) -> str:
 
 def asked(task: ProgramTask, items: Sequence[Item], texts: Sequence[str]) -> list[Outcome]:
     subject = Scripted(dict(zip((task.prompt_of(item) for item in items), texts, strict=True)))
-    return list(ProgramKind(Options(LEVEL)).outcomes(task, items, subject))
+    return list(ProgramKind(Options(sandbox=LEVEL)).outcomes(task, items, subject))
 
 
 @needs_sandbox
@@ -64,10 +64,10 @@ def test_solutions_pass_and_others_do_not(name: str, shared: Path) -> None:
     for solution in (True, False):
         outcomes = asked(task, some, [written(task, item, solution) for item in some])
         assert [outcome.key for outcome in outcomes] == [item.key for item in some]
-        result = summarise(task, ProgramKind(Options(LEVEL)), outcomes)
+        result = summarise(task, ProgramKind(Options(sandbox=LEVEL)), outcomes)
         assert (result["score"], result.get("flags", {})) == (float(solution), {})
     nothing = asked(task, some[:3], ["I can't say."] * 3 if task.form == "chat" else ["\n"] * 3)
-    result = summarise(task, ProgramKind(Options(LEVEL)), nothing)
+    result = summarise(task, ProgramKind(Options(sandbox=LEVEL)), nothing)
     assert (result["score"], result["flags"]) == (0.0, {"unparsable": 3})
 
 
@@ -136,7 +136,7 @@ def test_samples_are_counted_into_pass_at_k() -> None:
         }
     )
     texts = ["def double(x): return 2 * x", "def double(x): return x", "import os; os._exit(0)", ""]
-    outcome = ProgramKind(Options(LEVEL)).grade(task, item, {"texts": texts})
+    outcome = ProgramKind(Options(sandbox=LEVEL)).grade(task, item, {"texts": texts})
     assert outcome.measures == pytest.approx({"pass@1": 1 / 4, "pass@2": 1 / 2, "pass@4": 1.0})
     assert outcome.flags == ("exited", "unparsable")
     assert outcome.output["reasons"] == [

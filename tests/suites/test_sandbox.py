@@ -198,6 +198,17 @@ def test_isolated_programs_have_a_machine_of_their_own(tmp_path):
     assert full.reason == "file_size"
 
 
+def test_a_lower_limit_of_the_user_holds(level):
+    script = textwrap.dedent(f"""
+        import resource
+        from fedloom.suites.sandbox.programs import Bounds, run_program
+        resource.setrlimit(resource.RLIMIT_AS, (2**29, 2**29))
+        print(run_program("x = bytearray(2**29)", {level!r}, Bounds(memory_bytes=2**31)).reason)
+    """)
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout == "memory\n"
+
+
 def test_verdicts_come_in_the_order_of_the_programs(level):
     programs = ["while True: pass", "assert False", "", "import socket; socket.socket()"]
     for side_by_side in (1, 4):

@@ -74,18 +74,25 @@ def shut_in(job: dict[str, Any]) -> str | None:
     os.closerange(3, int(job["report"]))
     os.closerange(int(job["report"]) + 1, 1024)
     # A signal that names the reason at the first limit, the end at the second.
-    seconds = int(job["cpu_seconds"])
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    _bound(resource.RLIMIT_CPU, int(job["cpu_seconds"]), int(job["cpu_seconds"]) + 1)
     for limit, value in {
         resource.RLIMIT_AS: int(job["memory_bytes"]),
         resource.RLIMIT_FSIZE: int(job["file_bytes"]),
         resource.RLIMIT_NOFILE: OPEN_FILES,
         resource.RLIMIT_CORE: 0,
     }.items():
-        resource.setrlimit(limit, (value, value))
+        _bound(limit, value, value)
     drop_privileges()
     restrict(writing=bool(job["isolated"]))
     return SCRATCH if job["isolated"] else None
+
+
+def _bound(limit: int, soft: int, hard: int) -> None:
+    """Set a limit, or leave the lower one that holds already."""
+    held = resource.getrlimit(limit)[1]
+    if held != resource.RLIM_INFINITY:
+        soft, hard = min(soft, held), min(hard, held)
+    resource.setrlimit(limit, (soft, hard))
 
 
 def run(text: str) -> tuple[str, str]:
