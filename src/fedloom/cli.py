@@ -133,6 +133,10 @@ def evaluate(
     lm_eval_tasks: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Task files of your own for lm_eval:TASK.")
     ] = None,
+    sandbox: Annotated[
+        str | None,
+        typer.Option(metavar="LEVEL", help="How programs of code tasks are shut in: isolated (the default) or weak."),
+    ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List suites and tasks.")] = False,
 ) -> None:
     """Evaluate a run's adapter: on the run's own test (printed as JSON), or on suites of benchmarks."""
@@ -147,7 +151,7 @@ def evaluate(
         from fedloom.inspection import evaluate_run
 
         of_suites = {"--data": data, "--limit": limit, "--baseline": baseline, "--hub": hub or None}
-        _have_no_effect({**of_suites, "--lm-eval-tasks": lm_eval_tasks}, "without --suite")
+        _have_no_effect({**of_suites, "--lm-eval-tasks": lm_eval_tasks, "--sandbox": sandbox}, "without --suite")
         typer.echo(json.dumps(evaluate_run(directory, split), indent=2))
         return
     _have_no_effect({"--split": split}, "with --suite: a task's file says what is tested")
@@ -157,7 +161,7 @@ def evaluate(
     from fedloom.suites.kinds.base import Options
 
     command = shlex.join(["fedloom", *sys.argv[1:]])
-    request = requested(suite, data, hub, limit, baseline, lm_eval_tasks, Options(), command)
+    request = requested(suite, data, hub, limit, baseline, lm_eval_tasks, Options(sandbox=sandbox), command)
     with _told_when_stopped("what is done is kept; go on with the same command"):
         evaluate_suites(directory, request, Console())
 

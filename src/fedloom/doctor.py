@@ -23,6 +23,7 @@ from fedloom.model.forward import label_logits
 from fedloom.model.packing import Example, pack
 from fedloom.recipe.adapter_schema import LoraConfig
 from fedloom.recipe.model_schema import ModelConfig
+from fedloom.suites.sandbox.level import best_level
 
 EXTRAS = {
     "data": "datasets",
@@ -55,6 +56,7 @@ def examine() -> None:
     for extra, module in EXTRAS.items():
         here = importlib.util.find_spec(module) is not None
         table.add_row(f"extra {extra}", "installed" if here else escape(f'pip install "fedloom[{extra}]"'))
+    table.add_row("sandbox for code tasks", escape(best_level()))
     difference = packed_difference()
     table.add_row("packed = one by one", f"largest difference of a logit {difference:.1e}")
     Console().print(table)

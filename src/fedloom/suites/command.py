@@ -118,6 +118,8 @@ def evaluate_suites(directory: Path, request: Request, console: Console) -> dict
         [name.removeprefix(HARNESS) for name in request.names if name.startswith(HARNESS)], request.harness_folder
     )
     examinations = examinations_of(own, request, console) if own else []
+    if request.options.sandbox is not None and all(one.task.kind != "program" for one in examinations):
+        raise UserError("--sandbox has no effect: none of the tasks has programs to run")
     check_same_base(recipe, folder)
     subjects = ["adapter", "base"] if request.baseline else ["adapter"]
     entries = _own_entries(folder, recipe, examinations, subjects, request, console)
@@ -200,6 +202,7 @@ def _entry(examination: Examination, found: dict[str, list[Outcome]], request: R
         "examples": examination.available,
         "limit": request.limit,
         "prompts_sha256": examination.prompts_digest,
+        "settings": dict(examination.kind.settings(task)),
         **_circumstances(request),
     }
     if "base" in found and (gain := difference(task, found["adapter"], found["base"])):

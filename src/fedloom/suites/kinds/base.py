@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says to kinds."""
+    """What the command line says to kinds.
+
+    Args:
+        sandbox: how programs that a model wrote are shut in: isolated or weak; None: nothing was said.
+    """
+
+    sandbox: str | None = None
 
 
 class Kind(Protocol):
