@@ -51,7 +51,7 @@ class JudgeConfig(Config):
             raise ValueError(f"--judge: {url!r} is not an address that begins with http:// or https://")
         if parts.username is not None or parts.password is not None or parts.query:
             raise ValueError(
-                "--judge: the address must hold no key or password: those belong in an environment variable"
+                "--judge: the address must hold no key or password: they belong in a variable"
             )
         return url.rstrip("/").removesuffix("/chat/completions")
 

@@ -9,7 +9,7 @@ Value = float | str
 Reader = Callable[[str], Value | None]
 
 HIGHEST = 10.0
-# [[7]] as asked for; [7] and the like are read as FastChat reads them (arXiv 2306.05685), where the double form is missing.
+# [[7]] as asked for; where that form is missing, [7], as FastChat (arXiv 2306.05685) reads it.
 _RATINGS = (re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]"), re.compile(r"\[(\d+(?:\.\d+)?)\]"))
 
 
