@@ -28,6 +28,7 @@ LEVELS = [
     {"beginning"},
     {"timetable"},
     {"arms"},
+    {"suites"},
     {"shared_work"},
     {"federation"},
     {"runs", "inspection", "doctor", "planning"},

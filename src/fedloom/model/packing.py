@@ -31,6 +31,7 @@ class Example:
         label: its class, where examples are to be classified; None where tokens are to be predicted.
         place: the token at which its class is read; None: the one the model reads it at, the first or the last.
         token_types: uint8 [length], 0 or 1 for tokens of the first or second sentence, for tokenizers that tell.
+        family: only examples of one group and one family share beginnings; by default all of a group do.
     """
 
     tokens: np.ndarray
@@ -39,6 +40,7 @@ class Example:
     label: int | None = None
     place: int | None = None
     token_types: np.ndarray | None = None
+    family: int | None = None
 
 
 @dataclass(frozen=True)
@@ -242,8 +244,12 @@ class _Parts:
             trained, number = np.zeros(len(tokens), dtype=bool), self.first_example + members[0]
             found.append(_Sequence(tokens, trained, 0, -1, self.group, number, virtual=self.virtual, token_types=types))
 
-        for prompt in shared_prompts([example.tokens for example in examples], usable):
-            add_shared(prompt.members, prompt.length)
+        families: dict[int | None, list[int]] = {}
+        for place, example in enumerate(examples):
+            families.setdefault(example.family, []).append(place)
+        for members in families.values():
+            for prompt in shared_prompts([examples[at].tokens for at in members], [usable[at] for at in members]):
+                add_shared([members[at] for at in prompt.members], prompt.length)
         others = [place for place in range(len(examples)) if place not in shared_by]
         if self.virtual and others:
             add_shared(others, 0)

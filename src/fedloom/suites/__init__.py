@@ -1,0 +1,1 @@
+"""Benchmarks: tasks in visible files, the model under test, outcomes that are kept (docs/evaluation.md)."""

@@ -1,0 +1,10 @@
+"""The kinds of tasks by the name that task files call them."""
+
+from __future__ import annotations
+
+from fedloom.suites.kinds.base import Kind
+from fedloom.suites.kinds.choice import ChoiceKind
+
+KINDS: dict[str, type[Kind]] = {
+    "choice": ChoiceKind,
+}

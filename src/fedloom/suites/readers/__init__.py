@@ -1,0 +1,1 @@
+"""Readers: from the records of published files to items."""

@@ -1,0 +1,16 @@
+"""The readers by the name that task files call them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from fedloom.suites.items import Item
+from fedloom.suites.readers import choices
+
+# Given the records of each of a task's files, in the order in which it names them.
+Reader = Callable[[Sequence[list[dict[str, Any]]]], Iterable[Item]]
+
+READERS: dict[str, Reader] = {
+    "arc": choices.arc,
+}
