@@ -50,9 +50,7 @@ class JudgeConfig(Config):
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"--judge: {url!r} is not an address that begins with http:// or https://")
         if parts.username is not None or parts.password is not None or parts.query:
-            raise ValueError(
-                "--judge: the address must hold no key or password: they belong in a variable"
-            )
+            raise ValueError("--judge: the address must hold no key or password: they belong in a variable")
         return url.rstrip("/").removesuffix("/chat/completions")
 
     @field_validator("settings")

@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fedloom.suites.items import Item
-from fedloom.suites.readers import choices
+from fedloom.suites.readers import choices, dialogues
 
 # Given the records of each of a task's files, in the order in which it names them.
 Reader = Callable[[Sequence[list[dict[str, Any]]]], Iterable[Item]]
 
 READERS: dict[str, Reader] = {
     "arc": choices.arc,
+    "questions": dialogues.questions,
+    "instructions": dialogues.instructions,
+    "harmful": dialogues.harmful,
+    "refusals": dialogues.refusals,
 }
