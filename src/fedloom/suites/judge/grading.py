@@ -10,7 +10,7 @@ from fedloom.suites.judge.judge import Judgement
 from fedloom.suites.judge.prompts import Role
 from fedloom.suites.judge.verdicts import Value
 
-Outcome = Literal["win", "tie", "loss"]
+Standing = Literal["win", "tie", "loss"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def classification(kind: str, dialogue: Dialogue) -> Judgement:
     return Judgement(Role(kind), dialogue.questions[:1], (dialogue.answers[:1],))
 
 
-def outcome_of(as_a: Value | None, as_b: Value | None) -> Outcome | None:
+def standing_of(as_a: Value | None, as_b: Value | None) -> Standing | None:
     """A win or a loss only where both orders agree (arXiv 2306.05685, section 3.4); else a tie.
 
     Args:
@@ -87,17 +87,17 @@ def outcome_of(as_a: Value | None, as_b: Value | None) -> Outcome | None:
     return "loss" if (as_a, as_b) == ("B", "A") else "tie"
 
 
-def shares(outcomes: Sequence[Outcome | None]) -> Mapping[str, float]:
+def shares(standings: Sequence[Standing | None]) -> Mapping[str, float]:
     """How often a model wins.
 
     Args:
-        outcomes: of every comparison; those unjudged are left out of the shares and counted.
+        standings: of every comparison; those unjudged are left out of the shares and counted.
 
     Returns:
         n, unjudged, win, tie and loss (shares of n, absent where n is 0), and win_rate: wins and half the ties.
     """
-    judged = [outcome for outcome in outcomes if outcome is not None]
-    counts = {"n": float(len(judged)), "unjudged": float(len(outcomes) - len(judged))}
+    judged = [standing for standing in standings if standing is not None]
+    counts = {"n": float(len(judged)), "unjudged": float(len(standings) - len(judged))}
     if not judged:
         return counts
     found = {name: judged.count(name) / len(judged) for name in ("win", "tie", "loss")}
