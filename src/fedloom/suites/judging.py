@@ -112,8 +112,8 @@ def comparison_summary(compared_items: Sequence[Mapping[str, Any]]) -> dict[str,
         compared_items: of `compared`.
 
     Returns:
-        The shares of all turns (see `grading.shares`), the standard error of win_rate, over items, and the shares of each
-        category where there are some.
+        The shares of all turns (see `grading.shares`), the standard error of win_rate, over items, and the shares of
+        each category where there are some.
     """
     found: dict[str, Any] = dict(shares(_standings(compared_items)))
     values = []
