@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -119,13 +120,46 @@ def data(recipe: RecipeArgument, overrides: SetOption = None) -> None:
 
 @app.command()
 def evaluate(
-    directory: RunArgument,
+    directory: Annotated[Path | None, typer.Argument(metavar="DIR", help="A run directory.")] = None,
     split: Annotated[str | None, typer.Option(help="test or validation; default: the recipe's.")] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[,NAME]", help="Suites, tasks or lm_eval:TASK instead of the run's own test."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Holds the tasks' files.")] = None,
+    limit: Annotated[int | None, typer.Option(help="So many examples of each task at most; default: all.")] = None,
+    baseline: Annotated[str | None, typer.Option(metavar="base", help="Evaluate the untuned base, too.")] = None,
+    hub: Annotated[bool, typer.Option("--hub", help="Read what FOLDER lacks from the hub.")] = False,
+    lm_eval_tasks: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Task files of your own for lm_eval:TASK.")
+    ] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="List suites and tasks.")] = False,
 ) -> None:
-    """Evaluate a run's adapter and print the result as JSON."""
-    from fedloom.inspection import evaluate_run
+    """Evaluate a run's adapter: on the run's own test (printed as JSON), or on suites of benchmarks."""
+    if show_list:
+        from fedloom.suites.catalogue import listing
 
-    typer.echo(json.dumps(evaluate_run(directory, split), indent=2))
+        typer.echo(listing())
+        return
+    if directory is None:
+        raise UserError("DIR: missing", hint="fedloom evaluate DIR, or fedloom evaluate --list")
+    if suite is None:
+        from fedloom.inspection import evaluate_run
+
+        of_suites = {"--data": data, "--limit": limit, "--baseline": baseline, "--hub": hub or None}
+        _have_no_effect({**of_suites, "--lm-eval-tasks": lm_eval_tasks}, "without --suite")
+        typer.echo(json.dumps(evaluate_run(directory, split), indent=2))
+        return
+    _have_no_effect({"--split": split}, "with --suite: a task's file says what is tested")
+    from rich.console import Console
+
+    from fedloom.suites.command import evaluate_suites, requested
+    from fedloom.suites.kinds.base import Options
+
+    command = shlex.join(["fedloom", *sys.argv[1:]])
+    request = requested(suite, data, hub, limit, baseline, lm_eval_tasks, Options(), command)
+    with _told_when_stopped("what is done is kept; go on with the same command"):
+        evaluate_suites(directory, request, Console())
 
 
 @app.command()
@@ -220,13 +254,19 @@ def main() -> None:
 
 
 @contextmanager
-def _told_when_stopped() -> Iterator[None]:
+def _told_when_stopped(how: str = "go on with --resume") -> Iterator[None]:
     # Left to typer, Ctrl-C ends in silence.
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("stopped; go on with --resume", err=True)
+        typer.echo(f"stopped; {how}", err=True)
         raise typer.Exit(130) from None
+
+
+def _have_no_effect(options: Mapping[str, object], where: str) -> None:
+    for name, given in options.items():
+        if given is not None:
+            raise UserError(f"{name} has no effect {where}")
 
 
 def _fail(message: str, hint: str | None, code: int = 2) -> None:

@@ -62,3 +62,16 @@ def choose(names: Iterable[str], key: str) -> list[Task]:
     if not chosen:
         raise UserError(f"{key}: names no task", hint="`fedloom evaluate --list` shows them")
     return list(chosen.values())
+
+
+def listing() -> str:
+    """The tasks that there are, suite by suite, as text."""
+    width = max(map(len, all_tasks()))
+    lines: list[str] = []
+    suite = ""
+    for task in all_tasks().values():
+        if task.suite != suite:
+            suite = task.suite
+            lines.append(suite)
+        lines.append(f"  {task.name:<{width}}  {task.title} ({task.kind})")
+    return "\n".join([*lines, "", f"{HARNESS}TASK is a task of lm-evaluation-harness."])

@@ -52,6 +52,10 @@ class OutcomeFile:
         self._write(asdict(outcome))
         self.done[outcome.key] = outcome
 
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
     def _read(self, identity: dict[str, str]) -> dict[str, Outcome]:
         self._file.seek(0)
         content = self._file.read()
@@ -81,4 +85,4 @@ class OutcomeFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self.close()

@@ -22,8 +22,9 @@ def summarise(task: Task, kind: Kind, outcomes: Sequence[Outcome]) -> dict[str, 
         outcomes: of its items, one at least.
 
     Returns:
-        score, the task's first measure; standard_error of it, None where it is no mean or there is one item; n; measures;
-        and, where there are any, categories and groups (score and n of each) and flags (how many items have each).
+        score, the task's first measure; standard_error of it, None where it is no mean or there is one item; n;
+        measures; and, where there are any, categories and groups (score and n of each), and flags (how many items have
+        each).
     """
     means = _means(outcomes)
     measures = {**means, **kind.summary(task, outcomes)}

@@ -1,4 +1,4 @@
-"""Evaluating tasks: items that are done are left out, outcomes are kept as they come, results are written at the end."""
+"""Asking tasks: what is done is left out, outcomes are kept as they come."""
 
 from __future__ import annotations
 
