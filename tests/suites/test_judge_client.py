@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedloom.errors import UserError
@@ -87,7 +87,7 @@ def test_a_judge_that_never_gives_a_verdict_is_asked_three_times_and_never_score
             verdict = judge.verdicts([about(1)])[0]
             assert verdict.value is None
             assert verdict.text == text
-            assert judge.spending().replies == 3
+            assert judge.settle().replies == 3
             judge.close()
     # The second time they came from the file.
     assert len(server.requests) == 3
@@ -139,7 +139,9 @@ def test_an_endpoint_out_of_order_ends_the_evaluation_and_keeps_what_was_said(tm
             judge.verdicts([about(number) for number in range(100)])
         # Three requests in a row, two tries each, and no more than that.
         assert len(server.requests) == 1 + 6
+        judge.close()
         working = True
+        judge = opened(server.url, tmp_path)
         assert {verdict.value for verdict in judge.verdicts([about(number) for number in range(4)])} == {8.0}
         judge.close()
     assert server.answered[said_to(server.requests[0])] == 1
@@ -191,7 +193,7 @@ def test_what_is_sent_and_what_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
             completion_price=30.0,
         )
         judge.verdicts([about(1), about(2), about(1)])
-        spent = judge.spending()
+        spent = judge.settle()
         judge.close()
     assert len(server.requests) == 2
     request = server.requests[0]
@@ -252,13 +254,14 @@ def test_killed_in_the_midst_of_judging_and_resumed_pays_nothing_twice(concurren
         judge = opened(server.url, tmp_path, concurrency=concurrency)
         values = [verdict.value for verdict in judge.verdicts([about(number) for number in range(12)])]
         assert judge.paid_now == 5
-        assert judge.spending().replies == 12
+        assert judge.settle().replies == 12
         judge.close()
     assert values == [1.0 + number % 10 for number in range(12)]
     assert set(server.answered.values()) == {1}
     assert len(server.answered) == 12
 
 
+@settings(max_examples=20, deadline=None)
 @given(cut=st.integers(1, 60))
 def test_a_line_torn_by_a_kill_is_cut_off_and_the_rest_kept(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     path = tmp_path_factory.mktemp("cache") / "judge.jsonl"
@@ -292,6 +295,7 @@ def test_a_file_that_is_no_cache_is_refused(tmp_path: Path) -> None:
     assert path.read_text().count("\n") == 2
 
 
+@settings(max_examples=50, deadline=None)
 @given(attempt=st.integers(0, 40), address=st.text(max_size=5))
 def test_waits_double_up_to_a_bound_with_jitter_that_is_keyed(attempt: int, address: str) -> None:
     whole = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt)

@@ -25,7 +25,10 @@ from fedloom.recipe import Recipe
 from fedloom.run_directory import ADAPTER, open_finished, write_json
 from fedloom.suites.catalogue import HARNESS, choose
 from fedloom.suites.items import Outcome
+from fedloom.suites.judge.judge import Judge
+from fedloom.suites.judge_stage import judge_answers, open_judge
 from fedloom.suites.kinds.base import Options
+from fedloom.suites.kinds.dialogue import DialogueTask
 from fedloom.suites.lm_eval_bridge import HarnessTask, harness_tasks, run_harness
 from fedloom.suites.results import difference, summarise
 from fedloom.suites.run import Examination, examine, outcomes_of
@@ -121,7 +124,8 @@ def evaluate_suites(directory: Path, request: Request, console: Console) -> dict
     examinations = examinations_of(own, request, console) if own else []
     check_same_base(recipe, folder)
     subjects = ["adapter", "base"] if request.baseline else ["adapter"]
-    entries = _own_entries(folder, recipe, examinations, subjects, request, console)
+    with open_judge(request.options.judge, folder, examinations) as judge:
+        entries = _own_entries(folder, recipe, examinations, subjects, judge, request, console)
     entries |= _harness_entries(folder, recipe, others, subjects, request)
     _write(folder, entries)
     console.print(results_table(entries))
@@ -182,6 +186,7 @@ def _own_entries(
     recipe: Recipe,
     examinations: Sequence[Examination],
     subjects: Sequence[str],
+    judge: Judge | None,
     request: Request,
     console: Console,
 ) -> dict[str, Any]:
@@ -210,7 +215,17 @@ def _own_entries(
                     found[name] = outcomes_of(
                         examination, lambda name=name: subject(name), file, lambda done, row=row: bar.advance(row, done)
                     )
-            entries[examination.task.name] = _entry(examination, found, request)
+            more: dict[str, Any] = {}
+            if judge is not None and isinstance(examination.task, DialogueTask):
+                row = bar.add_task(f"{examination.task.name} judge", total=None)
+                found, more = judge_answers(
+                    judge,
+                    folder,
+                    examination,
+                    found,
+                    lambda done, total, row=row: bar.update(row, completed=done, total=total),
+                )
+            entries[examination.task.name] = {**_entry(examination, found, request), **more}
     return entries
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedloom.suites.items import Item, Outcome
 from fedloom.suites.judge.grading import Standing, classification, comparisons, ratings, shares, standing_of
-from fedloom.suites.judge.judge import Judge, Judgement, Verdict
+from fedloom.suites.judge.judge import Judge, Judgement, Told, Verdict
 from fedloom.suites.kinds.dialogue import DialogueKind, DialogueTask, dialogue_of
 
 _WORTH = {"win": 1.0, "tie": 0.5, "loss": 0.0}
@@ -40,7 +40,7 @@ def judged(
     items: Sequence[Item],
     outcomes: Sequence[Outcome],
     judge: Judge,
-    done: Callable[[], None] = lambda: None,
+    told: Told = lambda done, total: None,
 ) -> list[Outcome]:
     """Grade answers by a judge's verdicts.
 
@@ -50,7 +50,7 @@ def judged(
         items: what was asked.
         outcomes: what was answered, item by item.
         judge: gives the verdicts.
-        done: called after each verdict.
+        told: is given how many verdicts there are, of how many.
 
     Returns:
         The outcomes with the measures that need a judge; their outputs hold its verdicts and its words.
@@ -59,7 +59,7 @@ def judged(
         UserError: where the judge is out of order.
     """
     asked = [judgements_of(task, item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
-    found = iter(judge.verdicts([judgement for some in asked for judgement in some], done))
+    found = iter(judge.verdicts([judgement for some in asked for judgement in some], told))
     graded = []
     for item, outcome, some in zip(items, outcomes, asked, strict=True):
         verdicts = [next(found) for _ in some]
@@ -74,7 +74,7 @@ def compared(
     outcomes: Sequence[Outcome],
     others: Sequence[Outcome],
     judge: Judge,
-    done: Callable[[], None] = lambda: None,
+    told: Told = lambda done, total: None,
 ) -> list[dict[str, Any]]:
     """Have two subjects' answers compared, each pair in both orders.
 
@@ -84,7 +84,7 @@ def compared(
         outcomes: of the subject whose wins are counted.
         others: of the other.
         judge: gives the verdicts.
-        done: called after each verdict.
+        told: is given how many verdicts there are, of how many.
 
     Returns:
         For each item: key, category and turns, of which each has standing (win, tie, loss; None: unjudged) and the
@@ -97,7 +97,7 @@ def compared(
         comparisons(dialogue_of(task, item, outcome), dialogue_of(task, item, other))
         for item, outcome, other in zip(items, outcomes, others, strict=True)
     ]
-    found = iter(judge.verdicts([judgement for some in asked for judgement in some], done))
+    found = iter(judge.verdicts([judgement for some in asked for judgement in some], told))
     compared_items = []
     for item, some in zip(items, asked, strict=True):
         turns = [_turn(next(found), next(found)) for _ in range(len(some) // 2)]

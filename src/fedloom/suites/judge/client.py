@@ -77,8 +77,17 @@ class JudgeClient:
 
         Raises:
             NotAnswered: where every try has failed, or the server refuses these messages.
-            UserError: where the endpoint is out of order, or key, address or model are wrong.
+            UserError: where the endpoint is out of order, or key, address or model are wrong; nothing more is sent
+                after it.
         """
+        try:
+            return self._ask(messages, address)
+        except UserError:
+            # At once, before other threads send what would come to the same.
+            self.stop()
+            raise
+
+    def _ask(self, messages: Sequence[Mapping[str, str]], address: str) -> Reply:
         reason = ""
         for attempt in range(self._config.attempts):
             self._pause(self._not_before - time.monotonic())
@@ -157,7 +166,7 @@ class JudgeClient:
         return text.replace(self._key, "***") if self._key else text
 
     def stop(self) -> None:
-        """End all waits; requests that wait to be repeated are given up."""
+        """Send nothing any more; requests that wait to be repeated are given up."""
         self._stopped.set()
 
     def close(self) -> None:

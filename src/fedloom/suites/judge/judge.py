@@ -7,6 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 from fedloom.suites.judge.cache import Reply, ReplyCache, request_key
 from fedloom.suites.judge.client import JudgeClient, NotAnswered
@@ -16,6 +18,8 @@ from fedloom.suites.judge.verdicts import READERS, Value
 
 # A judge at temperature 0 says much the same again: asked so often for a verdict, it has none.
 READINGS = 3
+# Is given how many judgements are done, of how many; for a progress bar.
+Told = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -84,22 +88,16 @@ class Judge:
         self._paid = 0
 
     @property
-    def prompts_hash(self) -> str:
-        """SHA-256 of all prompts in use."""
-        texts = [f"{role}\x1f{prompt.system}\x1f{prompt.template}" for role, prompt in sorted(self._prompts.items())]
-        return sha256("\x1e".join(texts).encode()).hexdigest()
-
-    @property
     def paid_now(self) -> int:
         """Replies that were asked for since this judge was opened, and not found in the cache."""
         return self._paid
 
-    def verdicts(self, judgements: Sequence[Judgement], done: Callable[[], None] = lambda: None) -> list[Verdict]:
+    def verdicts(self, judgements: Sequence[Judgement], told: Told = lambda done, total: None) -> list[Verdict]:
         """Have judged what is not judged yet; several requests are under way at a time.
 
         Args:
             judgements: what is to be judged; equal ones are asked for once.
-            done: called after each different one, for a progress bar.
+            told: is given how many are judged, of how many.
 
         Returns:
             A verdict for each, in the same order.
@@ -113,9 +111,9 @@ class Judge:
             for judgement in judgements:
                 if judgement not in futures:
                     futures[judgement] = pool.submit(self._verdict, judgement)
-            for future in as_completed(futures.values()):
+            for done, future in enumerate(as_completed(futures.values()), start=1):
                 future.result()
-                done()
+                told(done, len(futures))
             return [futures[judgement].result() for judgement in judgements]
         except BaseException:
             self._client.stop()
@@ -143,14 +141,37 @@ class Judge:
                 return Verdict(value, reply.text)
         return Verdict(None, reply.text)
 
-    def spending(self) -> Spending:
-        """Tokens and money of all replies that the verdicts so far rest on."""
-        return _spending(self._used.values(), self._config)
+    def settle(self) -> Spending:
+        """Tokens and money of all replies that the verdicts since the last settlement rest on."""
+        spent = _spending(self._used.values(), self._config)
+        self._used.clear()
+        return spent
+
+    def description(self) -> dict[str, Any]:
+        """Who has judged, and how it was asked: JSON values for the results, without the API key."""
+        return {
+            "url": self._config.url,
+            "model": self._config.model,
+            "settings": self._config.settings,
+            "prompts_sha256": self._prompts_hash(),
+        }
 
     def close(self) -> None:
         """Close connections and cache."""
         self._client.close()
         self._cache.close()
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prompts_hash(self) -> str:
+        texts = [f"{role}\x1f{prompt.system}\x1f{prompt.template}" for role, prompt in sorted(self._prompts.items())]
+        return sha256("\x1e".join(texts).encode()).hexdigest()
 
 
 def _spending(replies: Iterable[Reply], config: JudgeConfig) -> Spending:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from fedloom.suites.items import Item, Outcome
+from fedloom.suites.judge.config import JudgeConfig
 from fedloom.suites.task import Task
 
 if TYPE_CHECKING:
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says to kinds."""
+    """What the command line says to kinds.
+
+    Args:
+        judge: who judges answers, after they are all there; None: nobody.
+    """
+
+    judge: JudgeConfig | None = None
 
 
 class Kind(Protocol):
