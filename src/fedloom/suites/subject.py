@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fedloom.data.conversation import Message
+from fedloom.data.templates import Segment, Template, load_template
+from fedloom.data.tokenizing import end_tokens, tokenize_prompt
 from fedloom.model.base import load_tokenizer
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
@@ -18,8 +22,12 @@ from fedloom.recipe import Recipe
 from fedloom.run_directory import ADAPTER
 from fedloom.runtime.process import usable_threads
 from fedloom.session import open_model
-from fedloom.suites.items import Likelihood
+from fedloom.suites.generating import generate, new_text
+from fedloom.suites.items import Likelihood, Limits
 from fedloom.suites.likelihood import encode_pairs, log_likelihoods, positions_of
+from fedloom.suites.plain_model import PlainModel
+
+BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,16 @@ class Bench:
     grouped: GroupedAdapter[Any]
     tokenizer: Any
     lanes: Lanes
+
+    @cached_property
+    def plain(self) -> PlainModel:
+        """What texts are generated with."""
+        return PlainModel(self.recipe, self.model, self.grouped)
+
+    @cached_property
+    def template(self) -> Template:
+        """How the run phrases conversations."""
+        return load_template(self.recipe.data.template, self.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,45 @@ class Subject:
             positions_of(bench.model, bench.tokenizer),
         )
 
+    def answers(self, dialogues: Sequence[Sequence[Message]], limits: Limits) -> list[str]:
+        """Answer conversations, phrased as the run phrases them.
+
+        Args:
+            dialogues: each ends with a message of the user.
+            limits: of the answers.
+
+        Returns:
+            One answer each, without white space around it.
+        """
+        template, tokenizer = self.bench.template, self.bench.tokenizer
+        prompts = [template.prompt_segments(list(messages)) for messages in dialogues]
+        texts = self._go_on(prompts, limits, end_tokens(template, tokenizer))
+        return [text.strip() for text in texts]
+
+    def completions(self, prompts: Sequence[str], limits: Limits) -> list[str]:
+        """Let the model go on from plain texts.
+
+        Args:
+            prompts: none empty.
+            limits: of what it adds.
+
+        Returns:
+            What it adds to each, white space included.
+        """
+        tokenizer = self.bench.tokenizer
+        ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        return self._go_on([[Segment(prompt, False)] for prompt in prompts], limits, ends)
+
+    def _go_on(self, prompts: Sequence[Sequence[Segment]], limits: Limits, ends: Sequence[int]) -> list[str]:
+        tokenizer = self.bench.tokenizer
+        model = self.bench.plain.with_adapter(None if self.name == BASE else self.adapter)
+        own = model.generation_config.eos_token_id
+        all_ends = {*ends, *(own if isinstance(own, list) else [] if own is None else [own])}
+        tokens = [tokenize_prompt(segments, tokenizer) for segments in prompts]
+        found = generate(model, tokens, limits, tokenizer, sorted(all_ends))
+        pairs = zip(tokens, found, strict=True)
+        return [new_text(tokenizer, prompt, added, limits.stop) for prompt, added in pairs]
+
 
 def open_bench(recipe: Recipe) -> Bench:
     """Load a run's base.
@@ -103,7 +160,7 @@ def open_bench(recipe: Recipe) -> Bench:
 
 def base_subject(bench: Bench) -> Subject:
     """The base as it is."""
-    return Subject("base", bench, bench.grouped.untuned(bench.grouped.initial(bench.recipe.seed)))
+    return Subject(BASE, bench, bench.grouped.untuned(bench.grouped.initial(bench.recipe.seed)))
 
 
 def adapter_subject(bench: Bench, directory: Path) -> Subject:
