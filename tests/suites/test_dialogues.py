@@ -160,7 +160,7 @@ def prefers_gold(request: dict[str, Any], before: int) -> Scripted:
     if "[[A]]" not in text:
         return Scripted(text=f"Rating: [[{10 if GOLD in text else 1}]]")
     # The last answers of both, which are the judged ones.
-    of_a, of_b = (re.findall(rf"answer of {side}>\n(.*?)\n</", text, re.DOTALL)[-1] for side in "AB")
+    of_a, of_b = (re.findall(rf"<[a-z ]*answer of {side}>\n(.*?)\n</", text, re.DOTALL)[-1] for side in "AB")
     return Scripted(text=f"[[{'A' if GOLD in of_a else 'B' if GOLD in of_b else 'C'}]]")
 
 

@@ -223,14 +223,13 @@ def test_no_more_requests_at_a_time_than_asked_for(tmp_path: Path) -> None:
     assert server.most_under_way == 3
 
 
-def _judge_all(url: str, folder: Path, concurrency: int) -> None:
-    judge = opened(url, folder, concurrency=concurrency)
+def _judge_all(url: str, folder: Path) -> None:
+    judge = opened(url, folder, concurrency=3)
     judge.verdicts([about(number) for number in range(12)])
     judge.close()
 
 
-@pytest.mark.parametrize("concurrency", [1, 3])
-def test_killed_in_the_midst_of_judging_and_resumed_pays_nothing_twice(concurrency: int, tmp_path: Path) -> None:
+def test_killed_in_the_midst_of_judging_and_resumed_pays_nothing_twice(tmp_path: Path) -> None:
     """The requests under way at the kill get no reply, so are not paid; all others are answered once in all."""
 
     def script(request: dict[str, Any], before: int) -> Scripted:
@@ -244,14 +243,14 @@ def test_killed_in_the_midst_of_judging_and_resumed_pays_nothing_twice(concurren
     killing, reached = True, []
     with judge_server(script) as server:
         context = multiprocessing.get_context("forkserver")
-        process = context.Process(target=_judge_all, args=(server.url, tmp_path, concurrency))
+        process = context.Process(target=_judge_all, args=(server.url, tmp_path))
         process.start()
-        while len(reached) < concurrency and process.is_alive():
+        while len(reached) < 3 and process.is_alive():
             time.sleep(0.005)
         os.kill(process.pid, 9)
         process.join()
         killing = False
-        judge = opened(server.url, tmp_path, concurrency=concurrency)
+        judge = opened(server.url, tmp_path)
         values = [verdict.value for verdict in judge.verdicts([about(number) for number in range(12)])]
         assert judge.paid_now == 5
         assert judge.settle().replies == 12

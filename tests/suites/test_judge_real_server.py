@@ -1,4 +1,4 @@
-"""A judge behind a real OpenAI-compatible server: `transformers serve`, with a model that has learnt to give ratings."""
+"""A judge behind a real OpenAI-compatible server: `transformers serve`, with a model that has learnt to rate."""
 
 import json
 import os
