@@ -166,7 +166,7 @@ def prefers_gold(request: dict[str, Any], before: int) -> Scripted:
 
 @pytest.mark.parametrize("name", ["mt_bench", "vicuna_bench"])
 def test_a_judge_that_prefers_gold(name: str, items: list[Item], tmp_path: Path) -> None:
-    task, some = TASKS[name], items[:16]
+    task, some = TASKS[name], items[:8]
     gold, other = answered(task, some, GOLD), answered(task, some, WRONG)
     turns = sum(len(item.fields["questions"]) for item in some)
     with judge_server(prefers_gold) as server, judge_of(server, tmp_path) as judge:

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from fedloom.errors import UserError
 from fedloom.suites.judge.config import SETTINGS, judge_config
 from fedloom.suites.judge.grading import standing_of
-from fedloom.suites.judge.prompts import OURS, Prompts, Role, load_prompts, places_of, values_of
+from fedloom.suites.judge.prompts import OURS, Role, load_prompts, places_of, values_of
 from fedloom.suites.judge.verdicts import read_harm, read_rating, read_refusal, read_winner
 
 ROLES = {
     Role(kind, reference, turns) for kind in ("single", "pairwise") for reference in (False, True) for turns in (1, 2)
 }
+OURS_READ = load_prompts()
 
 
 def texts(role: Role) -> dict[str, str]:
@@ -55,14 +56,10 @@ def _sides(role: Role) -> tuple[list[list[str]], list[str] | None]:
 @settings(max_examples=50, deadline=None)
 @given(answer=st.text())
 def test_an_answer_reaches_the_judge_as_it_is(answer: str) -> None:
-    prompt = _ours()[Role("single")]
+    prompt = OURS_READ[Role("single")]
     content = prompt.messages({"question": "Q", "answer": answer})[-1]["content"]
     before, after = prompt.messages({"question": "Q", "answer": "\0"})[-1]["content"].split("\0")
     assert content == before + answer + after
-
-
-def _ours() -> Prompts:
-    return load_prompts()
 
 
 def entry(**changes: Any) -> dict[str, Any]:
