@@ -82,7 +82,8 @@ def test_what_is_not_judged_has_no_score(name: str, items: list[Item]) -> None:
     without = summarise(task, KIND, answered(task, items, ""))
     assert without["score"] is None
     assert without["flags"] == {"empty": len(items)}
-    assert all(measure.endswith("_by_words") for measure in without["measures"])
+    judges = ("rating", "rating_turn_1", "rating_turn_2", "harmless", "appropriate", "over_refusal", "unsafe_refusal")
+    assert not set(judges) & set(without["measures"])
     # One item that the judge said nothing of is left out, and counted.
     graded = [KIND.grade(task, item, {"answers": ["x"], "verdicts": right(task, item)}) for item in items]
     graded[0] = KIND.grade(task, items[0], {"answers": ["x"], "verdicts": [None]})
@@ -91,6 +92,21 @@ def test_what_is_not_judged_has_no_score(name: str, items: list[Item]) -> None:
     assert result["score"] == (10.0 if task.judged == "rating" else 1.0)
     assert difference(task, graded, graded)["score"] == 0.0
     assert difference(task, graded, answered(task, items, "x")) == {}
+
+
+@pytest.mark.parametrize("name", ["fedllm_aya"])
+def test_answers_are_compared_with_references_by_their_words_language_by_language(name: str, items: list[Item]) -> None:
+    task = TASKS[name]
+    gold = [KIND.grade(task, item, {"answers": item.fields["references"]}) for item in items]
+    for result in (right := summarise(task, KIND, gold), *right["categories"].values()):
+        for measure in ("rouge_1", "rouge_l", "bleu", "chrf"):
+            assert result["measures"][measure] == pytest.approx(1.0), measure
+    assert len(right["categories"]) == 8
+    assert 0 < right["measures"]["distinct_1"] < right["measures"]["distinct_2"] <= 1
+    wrong = summarise(task, KIND, answered(task, items, "\u263a"))["measures"]
+    assert {name: wrong[name] for name in ("rouge_1", "rouge_2", "rouge_l", "bleu", "chrf")} == {
+        name: pytest.approx(0.0, abs=1e-3) for name in ("rouge_1", "rouge_2", "rouge_l", "bleu", "chrf")
+    }
 
 
 @pytest.mark.parametrize("name", ["mt_bench"])

@@ -45,12 +45,13 @@ class Record:
         return f"{self.file}:{self.position}" if self.by_line else f"{self.file}: record {self.position}"
 
 
-def optional_package(module: str, purpose: str) -> Any:
-    """Import a package of the optional `data` extra.
+def optional_package(module: str, purpose: str, extra: str = "data") -> Any:
+    """Import a package of an optional extra.
 
     Args:
         module: name of the module.
         purpose: what needs it, the first words of the error.
+        extra: which one has it.
 
     Returns:
         The module.
@@ -64,7 +65,7 @@ def optional_package(module: str, purpose: str) -> Any:
         package = module.partition(".")[0]
         raise UserError(
             f"{purpose} needs the package {package!r}, which is not installed",
-            hint='pip install "fedloom[data]"',
+            hint=f'pip install "fedloom[{extra}]"',
         ) from None
 
 

@@ -24,7 +24,7 @@ def summarise(task: Task, kind: Kind, outcomes: Sequence[Outcome]) -> dict[str, 
     Returns:
         score, the task's first measure, None where it needs a judge and there was none; standard_error of it, None
         where it is no mean or there is one item; n; measures; and, where there are any, categories and groups (score
-        and n of each), and flags (how many items have each).
+        and n of each, measures where a task has several), and flags (how many items have each).
     """
     means = _means(outcomes)
     measures = {**means, **kind.summary(task, outcomes)}
@@ -75,7 +75,9 @@ def difference(task: Task, subject: Sequence[Outcome], baseline: Sequence[Outcom
 
 
 def _part(task: Task, kind: Kind, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    return {"score": {**_means(outcomes), **kind.summary(task, outcomes)}.get(task.score), "n": len(outcomes)}
+    measures = {**_means(outcomes), **kind.summary(task, outcomes)}
+    part = {"score": measures.get(task.score), "n": len(outcomes)}
+    return {**part, "measures": measures} if len(task.measures) > 1 else part
 
 
 def _means(outcomes: Sequence[Outcome]) -> dict[str, float]:

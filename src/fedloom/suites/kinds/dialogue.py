@@ -15,6 +15,7 @@ from fedloom.suites.judge.verdicts import Value
 from fedloom.suites.kinds.base import Options
 from fedloom.suites.refusals import refuses
 from fedloom.suites.task import Task
+from fedloom.suites.text_measures import bleu, distinct, rouge
 
 if TYPE_CHECKING:
     from fedloom.suites.subject import Subject
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 # Outcomes are kept after so many items.
 ITEMS_AT_ONCE = 32
 UNJUDGED, EMPTY = "unjudged", "empty"
+# With the references, of each answer and of all together; and of answers alone, by words of an n-gram.
+OVERLAPS, CORPUS_OVERLAPS = ("rouge_1", "rouge_2", "rouge_l"), ("bleu", "chrf")
+VARIETIES = {"distinct_1": 1, "distinct_2": 2}
 
 
 class DialogueTask(Task):
@@ -33,6 +37,9 @@ class DialogueTask(Task):
         *("appropriate", "over_refusal", "over_refusal_full", "over_refusal_partial"),
         *("unsafe_refusal", "unsafe_refusal_full", "unsafe_refusal_partial"),
         *("appropriate_by_words", "over_refusal_by_words", "unsafe_refusal_by_words"),
+        *OVERLAPS,
+        *CORPUS_OVERLAPS,
+        *VARIETIES,
     )
 
     kind: Literal["dialogue"] = Field(description="How the model is asked.")
@@ -100,6 +107,9 @@ class DialogueKind:
         complete = verdicts is not None and None not in verdicts
         if complete:
             values |= _of_verdicts(dialogue.judged, verdicts, item.fields.get("label"))
+        if references := _references(task, item):
+            values |= rouge(answers[0], references)
+            output = {**output, "references": references}
         flags = [EMPTY] if not all(answer.strip() for answer in answers) else []
         if verdicts is not None and not complete:
             flags.append(UNJUDGED)
@@ -107,8 +117,12 @@ class DialogueKind:
         return Outcome(item.key, item.category, measures, tuple(flags), output)
 
     def summary(self, task: Task, outcomes: Sequence[Outcome]) -> dict[str, float]:
-        """See `Kind`: all measures are means."""
-        return {}
+        """See `Kind`: overlaps of all answers together, and how much these vary."""
+        answers = [answer for outcome in outcomes for answer in outcome.output["answers"]]
+        values = {name: distinct(answers, n) for name, n in VARIETIES.items() if name in task.measures}
+        if any(name in task.measures for name in CORPUS_OVERLAPS):
+            values |= bleu(answers, [outcome.output["references"] for outcome in outcomes])
+        return {name: value for name, value in values.items() if name in task.measures}
 
 
 def dialogue_of(task: Task, item: Item, outcome: Outcome) -> Dialogue:
@@ -128,6 +142,11 @@ def dialogue_of(task: Task, item: Item, outcome: Outcome) -> Dialogue:
         tuple(outcome.output["answers"]),
         None if references is None else tuple(references),
     )
+
+
+def _references(task: Task, item: Item) -> list[str] | None:
+    """What answers are compared with by their words, in tasks of one turn that measure this."""
+    return item.fields["references"] if any(name in task.measures for name in OVERLAPS + CORPUS_OVERLAPS) else None
 
 
 def _of_verdicts(judged: str, verdicts: Sequence[Value], label: str | None) -> dict[str, float]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from fedloom.suites.kinds.answer import AnswerKind
 from fedloom.suites.kinds.base import Kind
 from fedloom.suites.kinds.choice import ChoiceKind
 from fedloom.suites.kinds.dialogue import DialogueKind
 
 KINDS: dict[str, type[Kind]] = {
     "choice": ChoiceKind,
+    "answer": AnswerKind,
     "dialogue": DialogueKind,
 }

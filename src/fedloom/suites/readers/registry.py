@@ -6,13 +6,25 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fedloom.suites.items import Item
-from fedloom.suites.readers import choices, dialogues
+from fedloom.suites.readers import answers, choices, dialogues
 
 # Given the records of each of a task's files, in the order in which it names them.
 Reader = Callable[[Sequence[list[dict[str, Any]]]], Iterable[Item]]
 
 READERS: dict[str, Reader] = {
     "arc": choices.arc,
+    "bbh": answers.bbh,
+    "gsm8k": answers.gsm8k,
+    "svamp": answers.svamp,
+    "mathematics": answers.mathematics,
+    "aqua": answers.aqua,
+    "drop": answers.drop,
+    "ifeval": answers.ifeval,
+    "superni": answers.superni,
+    "phrasebank": answers.phrasebank,
+    "fiqa": answers.fiqa,
+    "tfns": answers.tfns,
+    "nwgi": answers.nwgi,
     "questions": dialogues.questions,
     "instructions": dialogues.instructions,
     "harmful": dialogues.harmful,

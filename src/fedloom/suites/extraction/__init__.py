@@ -1,0 +1,1 @@
+"""Extraction: what a generated text says, and whether it is right."""
