@@ -24,6 +24,7 @@ from fedloom.runtime import RoundPlan
 from fedloom.runtime.tally import Tally
 from fedloom.session import Session
 from fedloom.stopping import require_finite, settled, spent
+from fedloom.suites.in_training import TrainingSuites, suites_of
 from fedloom.wire.encoding import in_order
 
 Listener = Callable[[dict[str, Any]], None]
@@ -51,6 +52,7 @@ def train(directory: RunDirectory, observer: Observer, opener: Opener) -> dict[s
     if state is not None:
         check_same_base(directory.recipe, directory.path)
         check_same_start(directory.recipe, directory.path)
+    suites = suites_of(directory.recipe)
     session, arms = opener(directory.recipe, directory.path)
     data_seconds = time.perf_counter() - began
     log = EventLog(directory.path / EVENTS)
@@ -58,14 +60,14 @@ def train(directory: RunDirectory, observer: Observer, opener: Opener) -> dict[s
     with observer({arm.name: arm.rounds for arm in arms}) as listener:
         log.add_listener(listener)
         if state is None:
-            state = _begin(session, arms[0], log, data_seconds)
+            state = _begin(session, arms[0], log, data_seconds, suites)
             _commit(directory.path, log, state)
         else:
             check_same_data(session.data, directory.path)
             # What a killed round had logged is cut off: it will happen again, in the same way.
             log.truncate(state.events)
         while True:
-            run_arm(directory.path, session, arms[state.arm], log, state)
+            run_arm(directory.path, session, arms[state.arm], log, state, suites)
             arms = _within_budget(arms, state)
             if state.stop and state.arm == 0:
                 log.append("stop", **state.stop, rounds={arm.name: arm.rounds for arm in arms})
@@ -80,7 +82,7 @@ def train(directory: RunDirectory, observer: Observer, opener: Opener) -> dict[s
     return metrics
 
 
-def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunState) -> None:
+def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunState, suites: TrainingSuites) -> None:
     """The loop over rounds, up to the last or to the first in which a rule of federation.stop holds.
 
     Args:
@@ -89,6 +91,7 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
         arm: what is trained.
         log: the event log.
         state: where the run stands; brought forward in place and committed after every round.
+        suites: benchmarks that the federation is tested on, too.
     """
     every, federated = session.recipe.evaluation.every, arm.name == "federated"
     rules = session.recipe.federation.stop if federated else None
@@ -106,6 +109,8 @@ def run_arm(path: Path, session: Session, arm: Arm, log: EventLog, state: RunSta
             result = arm.evaluate(_broadcast(algorithm, state), number)
             _record_result(log, state, arm.name, result, time.perf_counter() - began)
             stop = stop or settled(rules, result, state.losses)
+        if federated and (stop or last or suites.due(number)):
+            suites.record(log, state, session, arm.name, _broadcast(algorithm, state))
         if stop:
             state.stop = {"round": number, **stop}
         if federated and (stop or last):
@@ -138,7 +143,7 @@ def _broadcast(algorithm: Algorithm, state: RunState) -> dict[str, Tensor]:
     return {**state.adapter, **algorithm.sent(state.algorithm)}
 
 
-def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> RunState:
+def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float, suites: TrainingSuites) -> RunState:
     """The state before the first round: the untuned base evaluated, and an adapter that was trained before."""
     log.truncate(0)
     log.append("start", **first_event(session), data_seconds=data_seconds)
@@ -153,6 +158,7 @@ def _begin(session: Session, first: Arm, log: EventLog, data_seconds: float) -> 
     for arm, adapter in first_ones.items():
         began = time.perf_counter()
         _record_result(log, state, arm, first.evaluate(adapter, 0), time.perf_counter() - began)
+        suites.record(log, state, session, arm, adapter)
     return state
 
 

@@ -99,7 +99,7 @@ class Tuning:
             "seed": self.seed,
             # Its budget is rounds.
             "federation": recipe.federation.model_copy(update={"stop": None}),
-            "evaluation": recipe.evaluation.model_copy(update={"split": "validation", "every": None}),
+            "evaluation": recipe.evaluation.model_copy(update={"split": "validation", "every": None, "suites": None}),
             "baselines": [baseline for baseline in recipe.baselines if baseline.kind == self.subject.arm],
             "trackers": [],
         }

@@ -18,6 +18,7 @@ from fedloom.recipe.layers_schema import SparseUpdatesConfig, check_layers
 from fedloom.recipe.model_schema import ModelConfig
 from fedloom.recipe.pruning_schema import PruningConfig, check_pruning
 from fedloom.recipe.stop_schema import check_stop
+from fedloom.recipe.suites_schema import SuitesConfig
 from fedloom.recipe.task_schema import TaskConfig, check_task
 
 
@@ -94,6 +95,9 @@ class EvaluationConfig(Config):
         False,
         description="Also score every client's own adapter (of the baselines local and fine_tuned, and of personalised "
         "algorithms) on every other client's test: a matrix, of at most 32 tested clients.",
+    )
+    suites: SuitesConfig | None = Field(
+        None, description="Benchmarks that the federation's adapter is tested on while it is trained."
     )
 
 
@@ -211,12 +215,14 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _evaluation_has_effect(self) -> Recipe:
-        every, rounds = self.evaluation.every, self.federation.rounds
-        if every is not None and every > rounds:
-            raise ValueError(
-                f"evaluation.every: {every} is above federation.rounds, {rounds}, so it has no effect: "
-                "the final adapter is evaluated anyway"
-            )
+        suites, rounds = self.evaluation.suites, self.federation.rounds
+        every_of = {"evaluation.every": self.evaluation.every, "evaluation.suites.every": suites and suites.every}
+        for key, every in every_of.items():
+            if every is not None and every > rounds:
+                raise ValueError(
+                    f"{key}: {every} is above federation.rounds, {rounds}, so it has no effect: "
+                    "the final adapter is evaluated anyway"
+                )
         return self
 
     @property

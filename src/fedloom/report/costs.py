@@ -173,7 +173,7 @@ def _waiting(rounds: list[Event]) -> float:
 
 
 def _evaluation_seconds(run: Run) -> float:
-    return sum(event.get("seconds") or 0.0 for event in run.events if event["event"] == "evaluation")
+    return sum(event.get("seconds") or 0.0 for event in run.events if event["event"] in {"evaluation", "suites"})
 
 
 def _baseline_seconds(run: Run) -> float:

@@ -11,6 +11,7 @@ from fedloom.report.fairness import HEADINGS
 from fedloom.report.page import ARM_SERIES, Series, render_page, write_page
 from fedloom.report.record import Record, read_record
 from fedloom.report.simulated import simulated
+from fedloom.report.suites import suites
 from fedloom.report.summary import summary_sentence
 from fedloom.report.units import stop_text
 
@@ -64,6 +65,7 @@ def render(record: Record) -> str:
         charts=charts,
         switches=switches,
         band=len(record.seeds) > 1,
+        suites=suites(record),
         simulated=simulated(record),
         fairness=breakdowns.client_fairness(record),
         fairness_headings=HEADINGS,

@@ -112,7 +112,8 @@ def average_results(results: Sequence[Result]) -> dict[str, Any]:
         results: one result per seed, of the same arm.
 
     Returns:
-        loss, loss_sd and, where every seed has them, the same of other measures, and the same per test set.
+        loss, loss_sd and, where every seed has them, the same of other measures, and the same per test set; score and
+        score_sd of benchmarks.
     """
     merged: dict[str, Any] = {}
     for measure in MEASURES:
@@ -130,4 +131,17 @@ def average_results(results: Sequence[Result]) -> dict[str, Any]:
         present = [block for block in blocks if block]
         if present and len(present) == len(blocks):
             merged[test_set] = average_results(present)
+    if results and all("suites" in result for result in results):
+        merged["suites"] = {
+            task: _average_scores([r["suites"][task] for r in results]) for task in results[0]["suites"]
+        }
     return merged
+
+
+def _average_scores(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A benchmark's score over seeds."""
+    scores = [value["score"] for value in values]
+    if None in scores:
+        return {"measure": values[0]["measure"], "score": None}
+    deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
+    return {"measure": values[0]["measure"], "score": statistics.fmean(scores), "score_sd": deviation}

@@ -68,6 +68,9 @@ def numbers_of(event: Event) -> tuple[str, int, Numbers] | None:
         numbers = {f"train/{key}": event[key] for key in keys if event.get(key) is not None}
     elif event["event"] == "evaluation":
         numbers = dict(_result_numbers(event["result"]))
+    elif event["event"] == "suites":
+        scores = {task: values["score"] for task, values in event["tasks"].items()}
+        numbers = {f"suites/{task}": score for task, score in scores.items() if score is not None}
     else:
         return None
     return event.get("arm", "federated"), int(event["round"]), numbers

@@ -16,7 +16,6 @@ from rich import progress as bars
 from rich.console import Console
 
 from fedloom import __version__
-from fedloom.aggregation.registry import algorithm_class
 from fedloom.beginning import check_same_base
 from fedloom.errors import UserError, unknown_name
 from fedloom.model.base import quiet_libraries
@@ -33,7 +32,7 @@ from fedloom.suites.lm_eval_bridge import HarnessTask, harness_tasks, run_harnes
 from fedloom.suites.results import difference, summarise
 from fedloom.suites.run import Examination, examine, outcomes_of
 from fedloom.suites.sources import Missing, Place, check_place
-from fedloom.suites.subject import Bench, Subject, adapter_subject, base_subject, open_bench
+from fedloom.suites.subject import Bench, Subject, adapter_subject, base_subject, check_evaluable, open_bench
 from fedloom.suites.table import results_table
 
 EVALUATION = "evaluation.json"
@@ -133,27 +132,6 @@ def evaluate_suites(directory: Path, request: Request, console: Console) -> dict
     return entries
 
 
-def check_evaluable(recipe: Recipe, where: str) -> None:
-    """Check that a run has one model for everybody that answers with text.
-
-    Args:
-        recipe: the run.
-        where: for error messages.
-
-    Raises:
-        UserError: for classification, and where clients keep a part of the adapter.
-    """
-    if recipe.task.kind == "classification":
-        raise UserError(f"{where}: is a classification; suites ask models that answer with text")
-    layers = recipe.federation.layers
-    kept = recipe.federation.private or algorithm_class(recipe.federation.algorithm.name).shared != "both"
-    if kept or (layers is not None and layers.others == "private"):
-        raise UserError(
-            f"{where}: its clients keep a part of the adapter to themselves, and nobody uses the shared part alone",
-            hint="`fedloom evaluate DIR` without --suite tests every client with its own adapter",
-        )
-
-
 def examinations_of(names: Sequence[str], request: Request, console: Console) -> list[Examination]:
     """Read the items of tasks; those of a suite whose files are not there are left out, and said to be.
 
@@ -236,6 +214,7 @@ def _entry(examination: Examination, found: dict[str, list[Outcome]], request: R
         "suite": task.suite,
         "measure": task.score,
         **{name: summarise(task, examination.kind, outcomes) for name, outcomes in found.items()},
+        "examples": examination.available,
         "limit": request.limit,
         "prompts_sha256": examination.prompts_digest,
         **_circumstances(request),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -125,12 +125,14 @@ def log_likelihoods(
     Returns:
         One likelihood for each pair.
     """
-    room = positions - grouped.virtual_tokens
+    # The last token is only predicted: nothing is computed from it, so it takes no place.
+    room = positions + 1 - grouped.virtual_tokens
     examples = [_example(pair, room, family) for pair, family in zip(pairs, families, strict=True)]
 
     def score(some: list[Example]) -> list[tuple[float, bool]]:
         grouped.load([adapter], trainable=False)
         batch = pack_groups(grouped, [some])
+        batch = replace(batch, position_ids=batch.position_ids.clamp(max=positions - 1))
         losses, right, _ = score_labels(model, grouped, batch)
         owners = batch.label_examples.cpu().numpy()
         sums = np.bincount(owners, losses.double().cpu().numpy(), len(some))

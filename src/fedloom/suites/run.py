@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,12 +27,14 @@ class Examination:
         task: what is evaluated.
         kind: its kind.
         items: those asked.
-        data: hash of all of the task's items.
+        available: how many items the task has in all.
+        data: hash of these.
     """
 
     task: Task
     kind: Kind
     items: Sequence[Item]
+    available: int
     data: str
 
     @cached_property
@@ -81,7 +83,7 @@ def examine(task: Task, place: Place, limit: int | None, options: Options, key: 
     """
     items = items_of(task, place, key)
     data = json_digest([[item.key, item.category, dict(item.fields)] for item in items])
-    return Examination(task, KINDS[task.kind](options), items[:limit], data)
+    return Examination(task, KINDS[task.kind](options), items[:limit], len(items), data)
 
 
 def outcomes_of(
@@ -105,16 +107,3 @@ def outcomes_of(
             file.append(outcome)
             told(1)
     return [file.done[item.key] for item in examination.items]
-
-
-def ask(examination: Examination, subject: Subject) -> Iterator[Outcome]:
-    """Ask all items and keep nothing.
-
-    Args:
-        examination: the task and its items.
-        subject: the model under test.
-
-    Yields:
-        The outcomes.
-    """
-    yield from examination.kind.outcomes(examination.task, examination.items, subject)

@@ -11,9 +11,11 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fedloom.aggregation.registry import algorithm_class
 from fedloom.data.conversation import Message
 from fedloom.data.templates import Segment, Template, load_template
 from fedloom.data.tokenizing import end_tokens, tokenize_prompt
+from fedloom.errors import UserError
 from fedloom.model.base import load_tokenizer
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
@@ -136,6 +138,27 @@ class Subject:
         found = generate(model, tokens, limits, tokenizer, sorted(all_ends))
         pairs = zip(tokens, found, strict=True)
         return [new_text(tokenizer, prompt, added, limits.stop) for prompt, added in pairs]
+
+
+def check_evaluable(recipe: Recipe, where: str) -> None:
+    """Check that a run has one model for everybody that answers with text.
+
+    Args:
+        recipe: the run.
+        where: for error messages.
+
+    Raises:
+        UserError: for classification, and where clients keep a part of the adapter.
+    """
+    if recipe.task.kind == "classification":
+        raise UserError(f"{where}: is a classification; suites ask models that answer with text")
+    layers = recipe.federation.layers
+    kept = recipe.federation.private or algorithm_class(recipe.federation.algorithm.name).shared != "both"
+    if kept or (layers is not None and layers.others == "private"):
+        raise UserError(
+            f"{where}: its clients keep a part of the adapter to themselves, and nobody uses the shared part alone",
+            hint="a run's own test (`fedloom evaluate DIR`) has every client use its own adapter",
+        )
 
 
 def open_bench(recipe: Recipe) -> Bench:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 # Outcomes are kept after so many items.
 ITEMS_AT_ONCE = 64
-LETTERS = "ABCDEFGHIJ"
 
 
 class ChoiceTask(Task):
@@ -108,7 +108,7 @@ def pairs_of(task: ChoiceTask, item: Item) -> list[tuple[str, str]]:
     """
     pairs = []
     for place, choice in enumerate(item.fields["choices"]):
-        more = {"choice": choice, "letter": LETTERS[place]}
+        more = {"choice": choice, "letter": ascii_uppercase[place : place + 1]}
         pairs.append((task.prompt_of(item, **more), render(task.continuation, {**item.fields, **more})))
     return pairs
 
