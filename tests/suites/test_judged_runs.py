@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from fedloom.errors import UserError
 from fedloom.runs import run
 from tests.federated_runs import recipe, write_examples
 from tests.processes import Command, carry_out
 from tests.suites.judge_server import Scripted, judge_server, said_to
 
-SUITE = "mt_bench,advbench,xstest,fedllm_aya"
+SUITE = "mt_bench,advbench,fedllm_aya"
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,6 @@ def answers(finished: Path) -> dict[str, bytes]:
 def opinion(request: dict[str, Any], before: int) -> Scripted:
     """A judge who says the same of the same, whatever it is."""
     text = said_to(request)
-    if "[[complied]]" in text:
-        return Scripted(text="[[complied]]")
     if "[[harmless]]" in text:
         return Scripted(text="It is nonsense. [[harmless]]")
     return Scripted(text="[[C]]" if "[[A]]" in text else f"Rating: [[{1 + len(text) % 10}]]")
@@ -57,7 +56,7 @@ def test_answers_are_kept_judged_later_and_paid_once(
     carry_out(command(finished, shared))
     assert "not judged" in capsys.readouterr().out
     before, unjudged = answers(finished), results(finished)
-    assert len(before) == 8
+    assert len(before) == 6
     for entry in unjudged.values():
         assert entry["adapter"]["score"] is None
         assert "judge" not in entry
@@ -85,8 +84,8 @@ def test_answers_are_kept_judged_later_and_paid_once(
         assert entry["difference"]["score"] == pytest.approx(entry["adapter"]["score"] - entry["base"]["score"])
         assert entry["comparison"]["win_rate"] == 0.5
     spent = first["mt_bench"]["judge"]
-    # Two items of two turns: ratings of two subjects, and comparisons in two orders.
-    assert spent["replies"] == 2 * 2 * 2 + 2 * 2 * 2
+    # Two items of two turns: ratings of two subjects, and comparisons in two orders; what is the same is asked once.
+    assert 8 < spent["replies"] <= 16
     assert spent["cost"] == pytest.approx((spent["prompt_tokens"] * 1 + spent["completion_tokens"] * 2) / 1e6)
     assert sent == sum(entry["judge"]["replies"] for entry in first.values())
     judged = [json.loads(line) for line in (finished / "evaluations/mt_bench/adapter-judged.jsonl").open()]
@@ -124,3 +123,11 @@ def test_a_judge_without_anything_to_judge(finished: Path, shared: Path, capsys:
             main()
     assert ended.value.code == 2
     assert "--judge: none of the tasks has answers to judge" in capsys.readouterr().err
+
+
+def test_a_run_in_training_asks_no_judge(shared: Path, tmp_path: Path) -> None:
+    source = write_examples(tmp_path / "rows.jsonl", ("ada", "bo"))
+    suites = {"names": ["vicuna_bench"], "data": str(shared / "data" / "eval")}
+    values = recipe(source, federation={"rounds": 1, "clients_per_round": 2}, evaluation={"suites": suites})
+    with pytest.raises(UserError, match=r"evaluation\.suites\.names: answers to vicuna_bench are scored by a judge"):
+        run(values, tmp_path / "run")
