@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -195,16 +195,14 @@ def _own_entries(
                     )
             more: dict[str, Any] = {}
             if judge is not None and isinstance(examination.task, DialogueTask):
-                row = bar.add_task(f"{examination.task.name} judge", total=None)
-                found, more = judge_answers(
-                    judge,
-                    folder,
-                    examination,
-                    found,
-                    lambda done, total, row=row: bar.update(row, completed=done, total=total),
-                )
+                told = partial(_judged, bar, bar.add_task(f"{examination.task.name} judge", total=None))
+                found, more = judge_answers(judge, folder, examination, found, told)
             entries[examination.task.name] = {**_entry(examination, found, request), **more}
     return entries
+
+
+def _judged(bar: bars.Progress, row: bars.TaskID, done: int, total: int) -> None:
+    bar.update(row, completed=done, total=total)
 
 
 def _entry(examination: Examination, found: dict[str, list[Outcome]], request: Request) -> dict[str, Any]:
