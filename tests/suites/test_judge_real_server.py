@@ -54,6 +54,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(model: Path) -> Iterator[str]:
+    for module in ("fastapi", "uvicorn"):
+        pytest.importorskip(module, reason="transformers[serving] is not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -69,6 +71,8 @@ def url(model: Path) -> Iterator[str]:
                     break
                 except (urllib.error.URLError, OSError):
                     time.sleep(0.5)
+            else:
+                pytest.fail("the server does not answer")
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()

@@ -67,6 +67,7 @@ def test_answers_are_kept_judged_later_and_paid_once(
         judge = f"--judge {server.url} --judge-model scripted --judge-prompt-price 1 --judge-completion-price 2"
         carry_out(command(finished, shared, judge))
         first, sent = results(finished), len(server.requests)
+        told = capsys.readouterr().out
         # Again, at no cost, and with the same results.
         carry_out(command(finished, shared, judge))
         assert len(server.requests) == sent
@@ -88,6 +89,7 @@ def test_answers_are_kept_judged_later_and_paid_once(
     assert 8 < spent["replies"] <= 16
     assert spent["cost"] == pytest.approx((spent["prompt_tokens"] * 1 + spent["completion_tokens"] * 2) / 1e6)
     assert sent == sum(entry["judge"]["replies"] for entry in first.values())
+    assert f"{sent} replies, {sent} of them new; {sent * 100} + {sent * 10} tokens, cost" in told
     judged = [json.loads(line) for line in (finished / "evaluations/mt_bench/adapter-judged.jsonl").open()]
     assert all(re.match(r"Rating: \[\[\d+\]\]", word) for outcome in judged for word in outcome["output"]["judge"])
 

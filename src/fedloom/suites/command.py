@@ -25,7 +25,7 @@ from fedloom.run_directory import ADAPTER, open_finished, write_json
 from fedloom.suites.catalogue import HARNESS, choose
 from fedloom.suites.items import Outcome
 from fedloom.suites.judge.judge import Judge
-from fedloom.suites.judge_stage import judge_answers, open_judge
+from fedloom.suites.judge_stage import judge_answers, judge_line, open_judge
 from fedloom.suites.kinds.base import Options
 from fedloom.suites.kinds.dialogue import DialogueTask
 from fedloom.suites.lm_eval_bridge import HarnessTask, harness_tasks, run_harness
@@ -125,9 +125,12 @@ def evaluate_suites(directory: Path, request: Request, console: Console) -> dict
     subjects = ["adapter", "base"] if request.baseline else ["adapter"]
     with open_judge(request.options.judge, folder, examinations) as judge:
         entries = _own_entries(folder, recipe, examinations, subjects, judge, request, console)
+        cost = None if judge is None else judge_line(judge, entries)
     entries |= _harness_entries(folder, recipe, others, subjects, request)
     _write(folder, entries)
     console.print(results_table(entries))
+    if cost is not None:
+        console.print(f"judge    {cost}", highlight=False, soft_wrap=True)
     console.print(f"results  {folder / EVALUATION}", highlight=False, soft_wrap=True)
     return entries
 

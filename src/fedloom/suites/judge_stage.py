@@ -83,5 +83,24 @@ def judge_answers(
     return graded, {"judge": {**judge.description(), **asdict(judge.settle())}, **more}
 
 
+def judge_line(judge: Judge, entries: Mapping[str, Any]) -> str:
+    """What the judge has cost, for the terminal.
+
+    Args:
+        judge: who was asked.
+        entries: as in `evaluation.json`, of the tasks that this command has evaluated.
+
+    Returns:
+        Replies that the results rest on, how many of them were asked for now, tokens, and money where prices are known.
+    """
+    spent = [entry["judge"] for entry in entries.values() if "judge" in entry]
+    replies, read, written = (
+        sum(one[name] for one in spent) for name in ("replies", "prompt_tokens", "completion_tokens")
+    )
+    costs = [one["cost"] for one in spent if one["cost"] is not None]
+    money = f", cost {sum(costs):.4f}" if costs else ""
+    return f"{replies} replies, {judge.paid_now} of them new; {read} + {written} tokens{money}"
+
+
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
