@@ -63,10 +63,8 @@ def test_every_choice_task_from_end_to_end(
             assert entry[subject]["standard_error"] == pytest.approx(abs(scores[0] - scores[1]) / 2)
         difference = entry["adapter"]["score"] - entry["base"]["score"]
         assert entry["difference"]["score"] == pytest.approx(difference)
-    assert any(
-        a["output"] != b["output"] for a, b in zip(outcomes(finished, "piqa"), outcomes(finished, "piqa", "base"))
-    )
-    # Two examples of a shot's 700 tokens do not fit into 512; items of two subjects come first.
+    assert outcomes(finished, "piqa") != outcomes(finished, "piqa", "base")
+    # Five shots do not fit into 512 tokens; of a limit of two, items are of two subjects.
     assert found["mmlu"]["adapter"]["flags"] == {"truncated": 2}
     assert len(found["mmlu"]["adapter"]["categories"]) == 2
 

@@ -24,15 +24,15 @@ def results_table(entries: Mapping[str, Any]) -> Table:
     """
     table = Table(caption="mean ± standard error; that of differences is of pairs", caption_justify="left")
     with_base = any("base" in entry for entry in entries.values())
-    for heading in ("task", "measure"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("task", no_wrap=True)
+    table.add_column("measure")
     for heading in ("n", *(["base"] if with_base else []), "adapter", *(["difference"] if with_base else [])):
         table.add_column(heading, justify="right")
     for name, entry in entries.items():
         scores = [_text(entry["adapter"])]
         if with_base:
             scores = [_text(entry.get("base")), *scores, _text(entry.get("difference"), "+")]
-        table.add_row(name, entry["measure"], str(entry["adapter"]["n"]), *scores)
+        table.add_row(name, entry["measure"].replace("_", " "), str(entry["adapter"]["n"]), *scores)
         for flag, count in entry["adapter"].get("flags", {}).items():
             table.add_row("", f"  {flag}", str(count), *[""] * len(scores), style="dim")
         if comparison := entry.get("comparison"):
