@@ -41,6 +41,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/cohort.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/cohort_exactness.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/frozen_prefix.py $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/generation.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/scale.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/distributed.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/compare_cost.py $(BENCH_OPTIONS)

@@ -10,7 +10,7 @@ import pytest
 
 from fedloom.data.conversation import Message
 from fedloom.suites.catalogue import all_tasks
-from fedloom.suites.items import Item, Limits, Outcome
+from fedloom.suites.items import Item, Limits, Outcome, Reply
 from fedloom.suites.judge.config import judge_config
 from fedloom.suites.judge.judge import Judge
 from fedloom.suites.judging import compared, comparison_summary, judged, judgements_of
@@ -233,9 +233,10 @@ class Echo:
     def __init__(self) -> None:
         self.seen: list[list[Message]] = []
 
-    def answers(self, dialogues: Sequence[Sequence[Message]], limits: Limits) -> list[str]:
+    def replies(self, dialogues: Sequence[Sequence[Message]], limits: Limits) -> list[Reply]:
         self.seen += [list(dialogue) for dialogue in dialogues]
-        return [f"answer to: {dialogue[-1].content}" for dialogue in dialogues]
+        # What comes first in a conversation is cut off.
+        return [Reply(f"answer to: {dialogue[-1].content}", len(dialogue) == 1) for dialogue in dialogues]
 
 
 @pytest.mark.parametrize("name", ["mt_bench"])
@@ -247,4 +248,5 @@ def test_the_second_question_follows_the_models_own_first_answer(name: str, item
     first, second = items[0].fields["questions"]
     own = Message("assistant", f"answer to: {first}")
     assert [Message("user", first), own, Message("user", second)] in subject.seen
+    assert outcomes[0].flags == ("cut_off",)
     assert outcomes[0].output["answers"] == [f"answer to: {first}", f"answer to: {second}"]

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fedloom.data.conversation import Message
 from fedloom.recipe.base import PositiveInt
-from fedloom.suites.items import Item, Limits, Outcome
+from fedloom.suites.items import Item, Limits, Outcome, Reply
 from fedloom.suites.judge.grading import Dialogue
 from fedloom.suites.judge.verdicts import Value
 from fedloom.suites.kinds.base import Options
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Outcomes are kept after so many items.
 ITEMS_AT_ONCE = 32
 UNJUDGED, EMPTY = "unjudged", "empty"
+# Of a reply, and what they are called as flags.
+CUT_OFF, TRUNCATED = "cut_off", "truncated"
 # With the references, of each answer and of all together; and of answers alone, by words of an n-gram.
 OVERLAPS, CORPUS_OVERLAPS = ("rouge_1", "rouge_2", "rouge_l"), ("bleu", "chrf")
 VARIETIES = {"distinct_1": 1, "distinct_2": 2}
@@ -76,15 +78,19 @@ class DialogueKind:
             some = items[first : first + ITEMS_AT_ONCE]
             asked = [self.prompts(task, item) for item in some]
             said: list[list[Message]] = [[] for _ in some]
+            replies: list[list[Reply]] = [[] for _ in some]
             for turn in range(max(map(len, asked))):
                 going = [place for place, questions in enumerate(asked) if turn < len(questions)]
                 for place in going:
                     said[place].append(Message("user", asked[place][turn]))
-                for place, answer in zip(going, subject.answers([said[place] for place in going], limits), strict=True):
-                    said[place].append(Message("assistant", answer))
-            for item, messages in zip(some, said, strict=True):
-                answers = [message.content for message in messages if message.role == "assistant"]
-                yield self.grade(task, item, {"answers": answers})
+                for place, reply in zip(going, subject.replies([said[place] for place in going], limits), strict=True):
+                    said[place].append(Message("assistant", reply.text.strip()))
+                    replies[place].append(reply)
+            for item, own in zip(some, replies, strict=True):
+                output: dict[str, Any] = {"answers": [reply.text.strip() for reply in own]}
+                for flag in (CUT_OFF, TRUNCATED):
+                    output[flag] = any(getattr(reply, flag) for reply in own)
+                yield self.grade(task, item, output)
 
     def grade(self, task: Task, item: Item, output: Any) -> Outcome:
         """See `Kind`.
@@ -92,7 +98,8 @@ class DialogueKind:
         Args:
             task: a `DialogueTask`.
             item: with questions.
-            output: answers, a text for each question; and, once judged, verdicts: a rating for each question, or one
+            output: answers, a text for each question; cut_off and truncated, whether one of them or its prompt was
+                (see `Reply`), where that is known; and, once judged, verdicts: a rating for each question, or one
                 class. A verdict that is None was not to be had: the item is flagged "unjudged" and left out of the
                 measures that need it.
 
@@ -111,6 +118,7 @@ class DialogueKind:
             values |= rouge(answers[0], references)
             output = {**output, "references": references}
         flags = [EMPTY] if not all(answer.strip() for answer in answers) else []
+        flags += [flag for flag in (CUT_OFF, TRUNCATED) if output.get(flag)]
         if verdicts is not None and not complete:
             flags.append(UNJUDGED)
         measures = {name: values[name] for name in task.measures if name in values}

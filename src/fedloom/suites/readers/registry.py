@@ -6,37 +6,37 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fedloom.suites.items import Item
-from fedloom.suites.readers import answers, choices, dialogues, medicine
+from fedloom.suites.readers import answers, choices, dialogues, finance, medicine
 
 # Given the records of each of a task's files, in the order in which it names them.
 Reader = Callable[[Sequence[list[dict[str, Any]]]], Iterable[Item]]
 
 READERS: dict[str, Reader] = {
+    "aqua": answers.aqua,
     "arc": choices.arc,
     "bbh": answers.bbh,
-    "gsm8k": answers.gsm8k,
-    "svamp": answers.svamp,
-    "mathematics": answers.mathematics,
-    "aqua": answers.aqua,
-    "drop": answers.drop,
-    "ifeval": answers.ifeval,
-    "superni": answers.superni,
-    "phrasebank": answers.phrasebank,
-    "fiqa": answers.fiqa,
-    "tfns": answers.tfns,
-    "nwgi": answers.nwgi,
-    "questions": dialogues.questions,
-    "instructions": dialogues.instructions,
-    "harmful": dialogues.harmful,
-    "refusals": dialogues.refusals,
     "crass": choices.crass,
+    "drop": answers.drop,
+    "fiqa": finance.fiqa,
+    "gsm8k": answers.gsm8k,
+    "harmful": dialogues.harmful,
     "hellaswag": choices.hellaswag,
+    "ifeval": answers.ifeval,
+    "instructions": dialogues.instructions,
+    "mathematics": answers.mathematics,
     "medmcqa": medicine.medmcqa,
     "medqa": medicine.medqa,
     "mmlu": choices.mmlu,
+    "nwgi": finance.nwgi,
+    "phrasebank": finance.phrasebank,
     "piqa": choices.piqa,
     "pubmedqa": medicine.pubmedqa,
+    "questions": dialogues.questions,
+    "refusals": dialogues.refusals,
     "siqa": choices.siqa,
+    "superni": answers.superni,
+    "svamp": answers.svamp,
+    "tfns": finance.tfns,
     "truthfulqa_mc1": choices.truthfulqa_mc1,
     "truthfulqa_mc2": choices.truthfulqa_mc2,
     "winogrande": choices.winogrande,
