@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -216,9 +217,17 @@ def test_redirections_are_not_followed(tmp_path: Path) -> None:
 
 
 def test_no_more_requests_at_a_time_than_asked_for(tmp_path: Path) -> None:
-    with judge_server(lambda request, before: Scripted(text="[[8]]", hang=0.02)) as server:
-        judge = opened(server.url, tmp_path, concurrency=3)
-        judge.verdicts([about(number) for number in range(20)])
+    as_many = threading.Event()
+
+    def script(request: dict[str, Any], before: int) -> Scripted:
+        if server.under_way >= 3:
+            as_many.set()
+        as_many.wait(30)
+        return Scripted(text="[[8]]", hang=0.05)
+
+    with judge_server(script) as server:
+        judge = opened(server.url, tmp_path, concurrency=3, timeout=60.0)
+        judge.verdicts([about(number) for number in range(12)])
         judge.close()
     assert server.most_under_way == 3
 

@@ -13,17 +13,14 @@ from fedloom.runs import run
 from tests.federated_runs import recipe, write_examples
 from tests.processes import Command, carry_out
 from tests.suites.judge_server import Scripted, judge_server, said_to
+from tests.suites.pocket_runs import pocket_run
 
 SUITE = "mt_bench,advbench,fedllm_aya"
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("judged")
-    source = write_examples(folder / "rows.jsonl", ("ada", "bo"))
-    sections: dict[str, dict[str, Any]] = {"federation": {"rounds": 1, "clients_per_round": 2}}
-    run(recipe(source, **sections), folder / "run")
-    return folder / "run"
+    return pocket_run(tmp_path_factory.mktemp("judged"))
 
 
 def command(finished: Path, shared: Path, *options: str) -> str:
