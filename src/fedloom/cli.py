@@ -138,6 +138,27 @@ def evaluate(
         typer.Option(metavar="LEVEL", help="How programs of code tasks are shut in: isolated (the default) or weak."),
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List suites and tasks.")] = False,
+    judge: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="OpenAI-compatible endpoint whose model judges answers; they are sent there."),
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(metavar="NAME", help="The judging model's name there.")] = None,
+    judge_key_variable: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Environment variable with the API key; default: FEDLOOM_JUDGE_API_KEY."),
+    ] = None,
+    judge_prompts: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Prompts in place of ours, in FastChat's form or ours.")
+    ] = None,
+    judge_setting: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="What requests say beside model and messages, e.g. max_tokens=1024."),
+    ] = None,
+    judge_prompt_price: Annotated[float | None, typer.Option(help="Money for a million prompt tokens.")] = None,
+    judge_completion_price: Annotated[float | None, typer.Option(help="Money for a million completion tokens.")] = None,
+    judge_concurrency: Annotated[int | None, typer.Option(help="Requests under way at a time; default: 4.")] = None,
+    judge_timeout: Annotated[float | None, typer.Option(help="Seconds for one reply; default: 120.")] = None,
+    judge_attempts: Annotated[int | None, typer.Option(help="Tries of one request; default: 6.")] = None,
 ) -> None:
     """Evaluate a run's adapter: on the run's own test (printed as JSON), or on suites of benchmarks."""
     if show_list:
@@ -147,11 +168,26 @@ def evaluate(
         return
     if directory is None:
         raise UserError("DIR: missing", hint="fedloom evaluate DIR, or fedloom evaluate --list")
+    from fedloom.suites.judge.config import judge_config
+
+    named = judge_config(
+        judge,
+        judge_model,
+        judge_setting or [],
+        key_variable=judge_key_variable,
+        prompts=judge_prompts,
+        prompt_price=judge_prompt_price,
+        completion_price=judge_completion_price,
+        concurrency=judge_concurrency,
+        timeout=judge_timeout,
+        attempts=judge_attempts,
+    )
     if suite is None:
         from fedloom.inspection import evaluate_run
 
         of_suites = {"--data": data, "--limit": limit, "--baseline": baseline, "--hub": hub or None}
-        _have_no_effect({**of_suites, "--lm-eval-tasks": lm_eval_tasks, "--sandbox": sandbox}, "without --suite")
+        of_kinds = {"--lm-eval-tasks": lm_eval_tasks, "--sandbox": sandbox, "--judge": named}
+        _have_no_effect({**of_suites, **of_kinds}, "without --suite")
         typer.echo(json.dumps(evaluate_run(directory, split), indent=2))
         return
     _have_no_effect({"--split": split}, "with --suite: a task's file says what is tested")
@@ -161,7 +197,8 @@ def evaluate(
     from fedloom.suites.kinds.base import Options
 
     command = shlex.join(["fedloom", *sys.argv[1:]])
-    request = requested(suite, data, hub, limit, baseline, lm_eval_tasks, Options(sandbox=sandbox), command)
+    options = Options(sandbox=sandbox, judge=named)
+    request = requested(suite, data, hub, limit, baseline, lm_eval_tasks, options, command)
     with _told_when_stopped("what is done is kept; go on with the same command"):
         evaluate_suites(directory, request, Console())
 

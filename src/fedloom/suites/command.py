@@ -24,7 +24,10 @@ from fedloom.recipe import Recipe
 from fedloom.run_directory import ADAPTER, open_finished, write_json
 from fedloom.suites.catalogue import HARNESS, choose
 from fedloom.suites.items import Outcome
+from fedloom.suites.judge.judge import Judge
+from fedloom.suites.judge_stage import judge_answers, judge_line, open_judge
 from fedloom.suites.kinds.base import Options
+from fedloom.suites.kinds.dialogue import DialogueTask
 from fedloom.suites.lm_eval_bridge import HarnessTask, harness_tasks, run_harness
 from fedloom.suites.results import difference, summarise
 from fedloom.suites.run import Examination, examine, outcomes_of
@@ -122,10 +125,14 @@ def evaluate_suites(directory: Path, request: Request, console: Console) -> dict
         raise UserError("--sandbox has no effect: none of the tasks has programs to run")
     check_same_base(recipe, folder)
     subjects = ["adapter", "base"] if request.baseline else ["adapter"]
-    entries = _own_entries(folder, recipe, examinations, subjects, request, console)
+    with open_judge(request.options.judge, folder, examinations) as judge:
+        entries = _own_entries(folder, recipe, examinations, subjects, judge, request, console)
+        cost = None if judge is None else judge_line(judge, entries)
     entries |= _harness_entries(folder, recipe, others, subjects, request)
     _write(folder, entries)
     console.print(results_table(entries))
+    if cost is not None:
+        console.print(f"judge    {cost}", highlight=False, soft_wrap=True)
     console.print(f"results  {folder / EVALUATION}", highlight=False, soft_wrap=True)
     return entries
 
@@ -162,6 +169,7 @@ def _own_entries(
     recipe: Recipe,
     examinations: Sequence[Examination],
     subjects: Sequence[str],
+    judge: Judge | None,
     request: Request,
     console: Console,
 ) -> dict[str, Any]:
@@ -189,7 +197,16 @@ def _own_entries(
                 with examination.file(folder, name, digests[name]) as file:
                     found[name] = outcomes_of(examination, partial(subject, name), file, partial(bar.advance, row))
             entries[examination.task.name] = _entry(examination, found, request)
+            more: dict[str, Any] = {}
+            if judge is not None and isinstance(examination.task, DialogueTask):
+                told = partial(_judged, bar, bar.add_task(f"{examination.task.name} judge", total=None))
+                found, more = judge_answers(judge, folder, examination, found, told)
+            entries[examination.task.name] = {**_entry(examination, found, request), **more}
     return entries
+
+
+def _judged(bar: bars.Progress, row: bars.TaskID, done: int, total: int) -> None:
+    bar.update(row, completed=done, total=total)
 
 
 def _entry(examination: Examination, found: dict[str, list[Outcome]], request: Request) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from fedloom.checkpoint import RunState
+from fedloom.errors import UserError
 from fedloom.model.base import load_tokenizer
 from fedloom.recipe import Recipe
 from fedloom.report.events import EventLog
@@ -22,6 +23,7 @@ from fedloom.runtime.in_process import InProcessRuntime
 from fedloom.session import Session
 from fedloom.suites.catalogue import choose
 from fedloom.suites.kinds.base import Options
+from fedloom.suites.kinds.dialogue import DialogueTask
 from fedloom.suites.results import summarise
 from fedloom.suites.run import Examination, examine
 from fedloom.suites.sources import Place, check_place
@@ -98,6 +100,12 @@ def suites_of(recipe: Recipe) -> TrainingSuites:
     check_evaluable(recipe, KEY)
     place, key = Place(Path(config.data).expanduser()), f"{KEY}.data"
     tasks = choose(config.names, f"{KEY}.names")
+    for task in tasks:
+        if isinstance(task, DialogueTask):
+            raise UserError(
+                f"{KEY}.names: answers to {task.name} are scored by a judge, and a run in training asks none",
+                hint="`fedloom evaluate DIR --suite` takes --judge",
+            )
     check_place(place, key)
     return TrainingSuites([examine(task, place, config.limit, Options(), key) for task in tasks], config.every)
 

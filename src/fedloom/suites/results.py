@@ -22,14 +22,14 @@ def summarise(task: Task, kind: Kind, outcomes: Sequence[Outcome]) -> dict[str, 
         outcomes: of its items, one at least.
 
     Returns:
-        score, the task's first measure; standard_error of it, None where it is no mean or there is one item; n;
-        measures; and, where there are any, categories and groups (score and n of each), and flags (how many items have
-        each).
+        score, the task's first measure, None where it needs a judge and there was none; standard_error of it, None
+        where it is no mean or there is one item; n; measures; and, where there are any, categories and groups (score
+        and n of each, measures where a task has several), and flags (how many items have each).
     """
     means = _means(outcomes)
     measures = {**means, **kind.summary(task, outcomes)}
     found: dict[str, Any] = {
-        "score": measures[task.score],
+        "score": measures.get(task.score),
         "standard_error": None if task.score not in means else _standard_error(_values(task, outcomes)),
         "n": len(outcomes),
         "measures": measures,
@@ -60,17 +60,24 @@ def difference(task: Task, subject: Sequence[Outcome], baseline: Sequence[Outcom
 
     Returns:
         score, the mean difference of the task's first measure, and its standard_error, of pairs: what makes items hard
-        for both does not count. Empty where the score is no mean over items.
+        for both does not count, nor do items that one of both has no score for. Empty where the score is no mean over
+        items.
     """
-    before = {outcome.key: outcome.measures for outcome in baseline}
-    if not all(task.score in outcome.measures for outcome in subject):
+    before = {outcome.key: outcome.measures[task.score] for outcome in baseline if task.score in outcome.measures}
+    gains = [
+        outcome.measures[task.score] - before[outcome.key]
+        for outcome in subject
+        if task.score in outcome.measures and outcome.key in before
+    ]
+    if not gains:
         return {}
-    gains = [outcome.measures[task.score] - before[outcome.key][task.score] for outcome in subject]
     return {"score": statistics.fmean(gains), "standard_error": _standard_error(gains)}
 
 
 def _part(task: Task, kind: Kind, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    return {"score": {**_means(outcomes), **kind.summary(task, outcomes)}[task.score], "n": len(outcomes)}
+    measures = {**_means(outcomes), **kind.summary(task, outcomes)}
+    part = {"score": measures.get(task.score), "n": len(outcomes)}
+    return {**part, "measures": measures} if len(task.measures) > 1 else part
 
 
 def _means(outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from fedloom.suites.items import Item, Outcome
+from fedloom.suites.judge.config import JudgeConfig
 from fedloom.suites.task import Task
 
 if TYPE_CHECKING:
@@ -19,9 +20,11 @@ class Options:
 
     Args:
         sandbox: how programs that a model wrote are shut in: isolated or weak; None: nothing was said.
+        judge: who judges answers, after they are all there; None: nobody.
     """
 
     sandbox: str | None = None
+    judge: JudgeConfig | None = None
 
 
 class Kind(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fedloom.suites.items import Item
-from fedloom.suites.readers import answers, choices, finance, medicine, programs
+from fedloom.suites.readers import answers, choices, dialogues, finance, medicine, programs
 
 # Given the records of each of a task's files, in the order in which it names them.
 Reader = Callable[[Sequence[list[dict[str, Any]]]], Iterable[Item]]
@@ -19,9 +19,11 @@ READERS: dict[str, Reader] = {
     "drop": answers.drop,
     "fiqa": finance.fiqa,
     "gsm8k": answers.gsm8k,
+    "harmful": dialogues.harmful,
     "hellaswag": choices.hellaswag,
     "humaneval": programs.humaneval,
     "ifeval": answers.ifeval,
+    "instructions": dialogues.instructions,
     "mathematics": answers.mathematics,
     "mbpp": programs.mbpp,
     "medmcqa": medicine.medmcqa,
@@ -31,6 +33,8 @@ READERS: dict[str, Reader] = {
     "phrasebank": finance.phrasebank,
     "piqa": choices.piqa,
     "pubmedqa": medicine.pubmedqa,
+    "questions": dialogues.questions,
+    "refusals": dialogues.refusals,
     "siqa": choices.siqa,
     "superni": answers.superni,
     "svamp": answers.svamp,
