@@ -12,7 +12,14 @@ from torch import Tensor
 
 from fedloom.aggregation import Algorithm
 from fedloom.arms import Arm
-from fedloom.beginning import adapter_at_start, check_same_base, check_same_data, check_same_start, first_event
+from fedloom.beginning import (
+    adapter_at_start,
+    check_same_base,
+    check_same_data,
+    check_same_scenario,
+    check_same_start,
+    first_event,
+)
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
 from fedloom.model.adapter_folder import export_adapter
 from fedloom.model.start import start_of
@@ -51,6 +58,7 @@ def train(directory: RunDirectory, observer: Observer, opener: Opener) -> dict[s
     if state is not None:
         check_same_base(directory.recipe, directory.path)
         check_same_start(directory.recipe, directory.path)
+        check_same_scenario(directory.recipe, directory.path)
     session, arms = opener(directory.recipe, directory.path)
     data_seconds = time.perf_counter() - began
     log = EventLog(directory.path / EVENTS)
