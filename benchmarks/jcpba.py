@@ -19,7 +19,7 @@ from pathlib import Path
 from cells import CellFile, Workbench, use_one_thread
 from fedloom.report.events import strict_json
 from harness import arguments_of, machine, skip
-from jcpba_cells import BUDGET, BUDGETS, NAME, PACKAGE, PLAIN, SETTINGS, Study, data_file, order
+from jcpba_cells import BUDGET, NAME, PACKAGE, PLAIN, SCHEMES, SETTINGS, Study, data_file, order
 from jcpba_tables import found_of, plot, report
 
 
@@ -65,11 +65,13 @@ def main() -> None:
 
 
 def run(studies: list[Study]) -> None:
-    """Do every cell that is missing, one seed of everything before the next."""
-    for seed in studies[0].seeds:
-        for scheme, budget in order(BUDGETS):
-            for study in studies:
-                study.final(scheme, budget, seed)
+    """Do every cell that is missing: all schemes and then the other budgets, one seed of everything before the next."""
+    planned = order()
+    for part in (planned[: len(SCHEMES)], planned[len(SCHEMES) :]):
+        for seed in studies[0].seeds:
+            for scheme, budget in part:
+                for study in studies:
+                    study.final(scheme, budget, seed)
 
 
 if __name__ == "__main__":

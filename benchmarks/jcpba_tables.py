@@ -13,7 +13,7 @@ from cells import markdown_table
 from federated_study import at_the_edge, best_of, own_loss
 from fedloom.report.line_chart import short, ticks
 from fedloom.statistics import student_interval
-from jcpba_cells import BUDGET, BUDGETS, JCPBA, LEARNING_RATE, PLAIN, SCHEMES, Study, order
+from jcpba_cells import BUDGET, JCPBA, LEARNING_RATE, PLAIN, SCHEMES, Study, order
 
 # The share of the unpruned fall of the loss, from the base to the last round, at which the target lies.
 FALLS = (0.9, 0.8, 1.0)
@@ -78,7 +78,7 @@ def target_of(plain: Mapping[str, Any], fall: float) -> float:
 def found_of(study: Study) -> dict[tuple[str, float], list[dict[str, Any]]]:
     """What is done for all seeds, by scheme and budget."""
     found = {}
-    for scheme, budget in order(BUDGETS):
+    for scheme, budget in order():
         results = [study.final(scheme, budget, seed) for seed in study.seeds]
         if None not in results:
             found[scheme, budget] = [result for result in results if result is not None]
