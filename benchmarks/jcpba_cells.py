@@ -44,7 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gsm8k": {
         "model.base": "pocket",
         "data.max_tokens": 512,
-        "federation.rounds": 20,
+        "federation.rounds": 15,
         "local.steps": 2,
         "local.batch_size": 2,
         "evaluation.every": 2,
