@@ -104,7 +104,7 @@ def _key(cell: Cell) -> str:
 
 
 def _told(cell: Cell) -> str:
-    return ", ".join(str(value) for key, value in cell.items() if key != "setting")
+    return ", ".join(str(value) for key, value in cell.items() if key not in {"setting", "scenario"})
 
 
 class Stopwatch:

@@ -170,9 +170,8 @@ def test_what_a_scheme_saves_is_told_seed_by_seed_and_only_where_every_seed_reac
 
 
 def test_the_clock_of_a_study_is_that_of_the_run(tmp_path):
-    from cells import Workbench
-
     import fedloom
+    from cells import Workbench
 
     values = recipe(
         write_examples(tmp_path / "words.jsonl"),
