@@ -19,7 +19,7 @@ from pathlib import Path
 from cells import CellFile, Workbench, use_one_thread
 from fedloom.report.events import strict_json
 from harness import arguments_of, machine, skip
-from jcpba_cells import BUDGET, NAME, PACKAGE, PLAIN, SCHEMES, SETTINGS, Study, data_file, order
+from jcpba_cells import NAME, PACKAGE, SCHEMES, SETTINGS, Study, data_file, order
 from jcpba_tables import found_of, plot, report
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     found = {dataset: found_of(study) for dataset, study in studies.items()}
     if arguments.report:
         arguments.report.write_text(text, encoding="utf-8")
-        done = {dataset: results for dataset, results in found.items() if (PLAIN, BUDGET) in results}
+        done = {dataset: results for dataset, results in found.items() if results}
         arguments.report.with_suffix(".svg").write_text(plot(done), encoding="utf-8")
     if arguments.json:
         results = {

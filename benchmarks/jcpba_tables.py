@@ -76,12 +76,15 @@ def target_of(plain: Mapping[str, Any], fall: float) -> float:
 
 
 def found_of(study: Study) -> dict[tuple[str, float], list[dict[str, Any]]]:
-    """What is done for all seeds, by scheme and budget."""
-    found = {}
-    for scheme, budget in order():
-        results = [study.final(scheme, budget, seed) for seed in study.seeds]
-        if None not in results:
-            found[scheme, budget] = [result for result in results if result is not None]
+    """What is done, by scheme and budget, of the seeds that all schemes are done with."""
+    results = {one: [study.final(*one, seed) for seed in study.seeds] for one in order()}
+    schemes = [one for one in results if one[1] == BUDGET]
+    done = [place for place in range(len(study.seeds)) if all(results[one][place] for one in schemes)]
+    found: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for one, seeds in results.items():
+        known = [result for place in done if (result := seeds[place]) is not None]
+        if known and len(known) == len(done):
+            found[one] = known
     return found
 
 
@@ -89,8 +92,9 @@ def report(study: Study) -> str:
     """The tables of one data set, as Markdown; what is not done yet is left out."""
     found = found_of(study)
     blocks = [f"### {study.dataset}"]
-    if (PLAIN, BUDGET) in found:
-        blocks += [time_table(found), cost_table(found)]
+    if found:
+        seeds = len(found[PLAIN, BUDGET])
+        blocks += [f"{seeds} of {len(study.seeds)} seeds.", time_table(found), cost_table(found)]
     return "\n\n".join([*blocks, tuning_table(study)])
 
 
@@ -129,8 +133,8 @@ def _to_target(results: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str
 
 
 def cost_table(found: Found) -> str:
-    """What a round costs a client: bytes that cross, simulated seconds, measured CPU seconds."""
-    head = ["scheme", "budget", "mean rate", "kB up", "kB down", "simulated s of computing", "of sending", "CPU s"]
+    """What a round costs a client: bytes that cross, and simulated seconds."""
+    head = ["scheme", "budget", "mean rate", "kB up", "kB down", "simulated s of computing", "of sending"]
     rows = []
     for (scheme, budget), results in found.items():
         row = [SCHEMES[scheme].title, "" if scheme.startswith("no_pruning") else f"{budget:g}"]
@@ -139,7 +143,6 @@ def cost_table(found: Found) -> str:
         costs = [result["cost"] for result in results if "cost" in result]
         row += [f"{fmean(cost[key] for cost in costs) / 1e3:.1f}" for key in ("bytes_up", "bytes_down")]
         row += [f"{fmean(fmean(clock[key]) for clock in clocks):.2f}" for key in ("compute_seconds", "send_seconds")]
-        row.append(f"{fmean(cost['cpu_seconds'] for cost in costs) / len(results[0]['clients']):.3f}")
         rows.append(row)
     return markdown_table(head, rows)
 
@@ -205,7 +208,7 @@ def _chart(dataset: str, found: Found) -> list[str]:
     def up(loss: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (loss - levels[0]) / (levels[-1] - levels[0])
 
-    parts = [f'<text x="{short(LEFT)}" y="16" fill="#1d2733">{dataset}: test loss, mean of three seeds</text>']
+    parts = [f'<text x="{short(LEFT)}" y="16" fill="#1d2733">{dataset}: mean test loss</text>']
     for level in levels:
         y = short(up(level))
         parts.append(f'<path d="M{short(LEFT)} {y}H{short(WIDTH - RIGHT)}" stroke="#e3e7ec"/>')
