@@ -2,7 +2,7 @@
 
 The comparison of arXiv 2602.01024 at the size of a small machine: Yahoo Answers with all-MiniLM-L6-v2 and GSM8K with
 the embedded model, ten clients in a narrow band (scenarios/narrow-band.yaml), FFA-LoRA. Test loss against simulated
-seconds, and what a client computes and sends; three seeds, and JCPBA with other budgets. The learning rate is searched
+seconds, and what a client computes and sends; three seeds, two budgets of pruning. The learning rate is searched
 on validation data with a seed that is not reported, once without pruning and once with it. Schemes that prune by the
 same rates train the same adapters, so these are trained once, and only the clock is run for each.
 A cell is done once: killed at any time, the same command goes on. Two processes share the work where each has a data
@@ -19,7 +19,7 @@ from pathlib import Path
 from cells import CellFile, Workbench, use_one_thread
 from fedloom.report.events import strict_json
 from harness import arguments_of, machine, skip
-from jcpba_cells import NAME, PACKAGE, SCHEMES, SETTINGS, Study, data_file, order
+from jcpba_cells import NAME, PACKAGE, SETTINGS, Study, data_file, order
 from jcpba_tables import found_of, plot, report
 
 
@@ -65,9 +65,8 @@ def main() -> None:
 
 
 def run(studies: list[Study]) -> None:
-    """Do every cell that is missing: all schemes and then the other budgets, one seed of everything before the next."""
-    planned = order()
-    for part in (planned[: len(SCHEMES)], planned[len(SCHEMES) :]):
+    """Do every cell that is missing: one budget after another, one seed of all schemes before the next."""
+    for part in order():
         for seed in studies[0].seeds:
             for scheme, budget in part:
                 for study in studies:

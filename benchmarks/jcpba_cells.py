@@ -22,8 +22,10 @@ SEEDS = (0, 1, 2)
 TRIES = 3
 LEARNING_RATE = "local.learning_rate"
 WIRELESS = "federation.participation.wireless"
-BUDGET = 0.3
-OTHER_BUDGETS = (0.1, 0.2)
+# The scenario's budget, and before it a smaller one: pruning costs models as small as these much of their loss.
+BUDGETS = (0.1, 0.3)
+BETWEEN = 0.2
+TUNING_BUDGET = 0.3
 COMMON: dict[str, Any] = {
     f"{WIRELESS}.scenario": SCENARIO,
     "data.split": {"validation": 0.2, "test": 0.3},
@@ -124,7 +126,7 @@ class Study:
 
     def base(self, seed: int) -> dict[str, Any] | None:
         """The base model's result, before any round."""
-        return self._cell("base", self._section(PLAIN, BUDGET), seed, "test")
+        return self._cell("base", self._section(PLAIN, BUDGETS[0]), seed, "test")
 
     def clock(self, scheme: str, budget: float, seed: int) -> dict[str, Any] | None:
         """The simulated seconds of every round by a scheme."""
@@ -136,7 +138,7 @@ class Study:
 
         def loss(configuration: Configuration) -> float:
             nonlocal missing
-            result = self.trained(scheme, BUDGET, configuration, TUNING_SEED, "validation")
+            result = self.trained(scheme, TUNING_BUDGET, configuration, TUNING_SEED, "validation")
             if result is None:
                 missing = True
                 return math.nan
@@ -195,7 +197,13 @@ def data_file(dataset: str) -> Path:
     return shared_folder() / "data" / str(SOURCES[dataset]["path"])
 
 
-def order() -> list[tuple[str, float]]:
-    """The schemes, JCPBA first, and then JCPBA at the other budgets; what prunes nothing has no budget."""
+def order() -> list[list[tuple[str, float]]]:
+    """Schemes and budgets in three parts, JCPBA first; what prunes nothing is of the first budget."""
     schemes = [JCPBA, *(scheme for scheme in SCHEMES if scheme != JCPBA)]
-    return [(scheme, BUDGET) for scheme in schemes] + [(JCPBA, budget) for budget in OTHER_BUDGETS]
+    small, usual = BUDGETS
+    pruned = [scheme for scheme in schemes if not scheme.startswith("no_pruning")]
+    return [
+        [(scheme, small) for scheme in schemes],
+        [(scheme, usual) for scheme in pruned],
+        [(JCPBA, BETWEEN)],
+    ]

@@ -13,17 +13,18 @@ from cells import markdown_table
 from federated_study import at_the_edge, best_of, own_loss
 from fedloom.report.line_chart import short, ticks
 from fedloom.statistics import student_interval
-from jcpba_cells import BUDGET, JCPBA, LEARNING_RATE, PLAIN, SCHEMES, Study, order
+from jcpba_cells import BUDGETS, JCPBA, LEARNING_RATE, PLAIN, SCHEMES, Study, order
 
 # The share of the unpruned fall of the loss, from the base to the last round, at which the target lies.
 FALLS = (0.9, 0.8, 1.0)
 DRAWN = {
-    JCPBA: "#1f5fd0",
-    "optimal_pruning_equal_bandwidth": "#2aa5c9",
-    "uniform_pruning_optimal_bandwidth": "#138a6b",
-    "random_pruning": "#8d6bd1",
-    "no_pruning_optimal_bandwidth": "#e0861a",
-    PLAIN: "#c8443c",
+    (JCPBA, BUDGETS[0]): "#1f5fd0",
+    (JCPBA, BUDGETS[1]): "#7fa8ee",
+    ("optimal_pruning_equal_bandwidth", BUDGETS[0]): "#2aa5c9",
+    ("uniform_pruning_optimal_bandwidth", BUDGETS[0]): "#138a6b",
+    ("random_pruning", BUDGETS[0]): "#8d6bd1",
+    ("no_pruning_optimal_bandwidth", BUDGETS[0]): "#e0861a",
+    (PLAIN, BUDGETS[0]): "#c8443c",
 }
 WIDTH, HEIGHT = 760.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 230.0, 30.0, 44.0
@@ -76,10 +77,10 @@ def target_of(plain: Mapping[str, Any], fall: float) -> float:
 
 
 def found_of(study: Study) -> dict[tuple[str, float], list[dict[str, Any]]]:
-    """What is done, by scheme and budget, of the seeds that all schemes are done with."""
-    results = {one: [study.final(*one, seed) for seed in study.seeds] for one in order()}
-    schemes = [one for one in results if one[1] == BUDGET]
-    done = [place for place in range(len(study.seeds)) if all(results[one][place] for one in schemes)]
+    """What is done, by scheme and budget, of the seeds that all schemes are done with at the first budget."""
+    parts = order()
+    results = {one: [study.final(*one, seed) for seed in study.seeds] for part in parts for one in part}
+    done = [place for place in range(len(study.seeds)) if all(results[one][place] for one in parts[0])]
     found: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for one, seeds in results.items():
         known = [result for place in done if (result := seeds[place]) is not None]
@@ -93,14 +94,14 @@ def report(study: Study) -> str:
     found = found_of(study)
     blocks = [f"### {study.dataset}"]
     if found:
-        seeds = len(found[PLAIN, BUDGET])
+        seeds = len(found[PLAIN, BUDGETS[0]])
         blocks += [f"{seeds} of {len(study.seeds)} seeds.", time_table(found), cost_table(found)]
     return "\n\n".join([*blocks, tuning_table(study)])
 
 
 def time_table(found: Found) -> str:
     """Simulated time to the target losses, and the final loss."""
-    plain = found[PLAIN, BUDGET]
+    plain = found[PLAIN, BUDGETS[0]]
     head = ["scheme", "budget", "s a round"]
     for fall in FALLS:
         head += [f"s to {100 * fall:g} % of the fall", "less than no pruning, equal"]
@@ -196,8 +197,8 @@ def plot(found: Mapping[str, Found]) -> str:
 
 
 def _chart(dataset: str, found: Found) -> list[str]:
-    drawn = {scheme: mean_course(found[scheme, BUDGET]) for scheme in DRAWN if (scheme, BUDGET) in found}
-    lines = {scheme: points for scheme, points in drawn.items() if points}
+    drawn = {one: mean_course(found[one]) for one in DRAWN if one in found}
+    lines = {one: points for one, points in drawn.items() if points}
     times = ticks(0.0, max(points[-1].seconds for points in lines.values()))
     losses = [point.loss for points in lines.values() for point in points]
     levels = ticks(min(losses), max(losses))
@@ -223,17 +224,16 @@ def _chart(dataset: str, found: Found) -> list[str]:
         f'<text x="{middle}" y="{short(HEIGHT - 8)}" text-anchor="middle" fill="#5d6875">simulated seconds</text>'
     )
     free = -math.inf
-    for scheme, points in sorted(lines.items(), key=lambda one: -one[1][-1].loss):
+    for (scheme, budget), points in sorted(lines.items(), key=lambda one: -one[1][-1].loss):
+        colour = DRAWN[scheme, budget]
         path = "L".join(f"{short(across(point.seconds))} {short(up(point.loss))}" for point in points)
-        parts.append(f'<path d="M{path}" fill="none" stroke="{DRAWN[scheme]}" stroke-width="2"/>')
+        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         last = points[-1]
-        parts.append(
-            f'<circle cx="{short(across(last.seconds))}" cy="{short(up(last.loss))}" r="3" fill="{DRAWN[scheme]}"/>'
-        )
+        parts.append(f'<circle cx="{short(across(last.seconds))}" cy="{short(up(last.loss))}" r="3" fill="{colour}"/>')
         # Names stand one below the other where lines end close together.
         free = max(up(last.loss), free + LINE_OF_TEXT)
         parts.append(
-            f'<text x="{short(WIDTH - RIGHT + 12)}" y="{short(free)}" dy="4" fill="{DRAWN[scheme]}">'
-            f"{SCHEMES[scheme].title}</text>"
+            f'<text x="{short(WIDTH - RIGHT + 12)}" y="{short(free)}" dy="4" fill="{colour}">'
+            f"{SCHEMES[scheme].title}{'' if scheme.startswith('no_pruning') else f', budget {budget:g}'}</text>"
         )
     return parts
