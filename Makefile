@@ -54,6 +54,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/four_domains.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/adapter_kinds.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/fibecfed.py $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/jcpba.py $(BENCH_OPTIONS)
 	$(BIN)/python benchmarks/wireless.py $(BENCH_OPTIONS)
 
 clean:

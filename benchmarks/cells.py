@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -27,9 +28,10 @@ from fedloom.errors import UserError
 from fedloom.federation import first_state, run_arm
 from fedloom.model.classes import classes_of
 from fedloom.recipe import Recipe, load_recipe
+from fedloom.recipe.pruning_schema import prunes
 from fedloom.report.events import EventLog, strict_json
 from fedloom.run_directory import ADAPTER, EVENTS
-from fedloom.session import open_data, open_model, over_model, shared_layers
+from fedloom.session import Session, open_data, open_model, over_model, shared_layers
 from fedloom.statistics import student_interval
 from harness import arguments_of, machine, shared_folder, skip
 
@@ -102,7 +104,7 @@ def _key(cell: Cell) -> str:
 
 
 def _told(cell: Cell) -> str:
-    return ", ".join(str(value) for key, value in cell.items() if key != "setting")
+    return ", ".join(str(value) for key, value in cell.items() if key not in {"setting", "scenario"})
 
 
 class Stopwatch:
@@ -176,6 +178,27 @@ class Workbench:
                 whole = _joined(whole, result) if whole else result
             return whole
 
+    def clock(self, recipe: str | Path, setting: Mapping[str, Any]) -> dict[str, Any]:
+        """What a simulated radio cell hands out in a federation's rounds, and how long they take; nothing is trained.
+
+        Args:
+            recipe: a shipped recipe.
+            setting: its keys that have other values here.
+
+        Returns:
+            Of every round its simulated seconds, and the means over clients of the seconds of computing and of sending
+            and of the pruning rate.
+        """
+        with self._folder() as directory:
+            session = self._session(directory, recipe, setting)
+            arm = build_arms(session)[0]
+            state = first_state(session, arm).algorithm
+            plans = [arm.plan(number, state) for number in range(1, arm.rounds + 1)]
+        times = [list(plan.simulated_clients.values()) for plan in plans]
+        names = ("compute_seconds", "send_seconds", "prune_rate")
+        means = {name: [fmean(client[name] for client in clients) for clients in times] for name in names}
+        return {"seconds": [plan.simulated_seconds for plan in plans], **means}
+
     @contextmanager
     def _folder(self) -> Iterator[Path]:
         # A folder of its own: clients keep state, and no cell is to find another's.
@@ -184,14 +207,8 @@ class Workbench:
             yield Path(name)
 
     def _train(self, directory: Path, recipe: str | Path, setting: Mapping[str, Any], arm: str) -> dict[str, Any]:
-        checked = load_recipe(recipe, [f"{key}={json.dumps(value)}" for key, value in setting.items()])
-        data = self._opened(checked)
-        classes = classes_of(checked.task, data.labels, data.label_words)
-        # Where training starts from is no part of what is loaded.
-        section = f"{checked.model.model_dump_json(exclude={'adapter': {'start'}})} {classes}"
-        if section not in self._models:
-            self._models[section] = open_model(checked, classes=classes)
-        session = over_model(checked, directory, data, *self._models[section])
+        session = self._session(directory, recipe, setting)
+        checked = session.recipe
         if arm == "base":
             return _losses(session.evaluator.shared(session.grouped.untuned(session.grouped.initial(checked.seed))))
         watch, curve = Stopwatch(), list[dict[str, Any]]()
@@ -230,6 +247,16 @@ class Workbench:
             },
             "moved": norm({key: state.adapter[key] - start[key] for key in start}),
         }
+
+    def _session(self, directory: Path, recipe: str | Path, setting: Mapping[str, Any]) -> Session:
+        checked = load_recipe(recipe, [f"{key}={json.dumps(value)}" for key, value in setting.items()])
+        data = self._opened(checked)
+        classes = classes_of(checked.task, data.labels, data.label_words)
+        # Where training starts from is no part of what is loaded; whether a model can be pruned is.
+        section = f"{checked.model.model_dump_json(exclude={'adapter': {'start'}})} {classes} {prunes(checked)}"
+        if section not in self._models:
+            self._models[section] = open_model(checked, classes=classes)
+        return over_model(checked, directory, data, *self._models[section])
 
     def _opened(self, recipe: Recipe) -> FederatedData:
         key = json.dumps([recipe.data.model_dump(mode="json"), recipe.task.model_dump(mode="json"), recipe.seed])

@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "benchmarks"
-LIBRARIES = {"cells", "fibecfed_cells", "fibecfed_tables", "harness", "setting", "sides"}
+LIBRARIES = {"cells", "fibecfed_cells", "fibecfed_tables", "harness", "jcpba_cells", "jcpba_tables", "setting", "sides"}
 BENCHMARKS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in LIBRARIES)
 
 

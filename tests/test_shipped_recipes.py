@@ -17,7 +17,7 @@ from fedloom.recipe.shipped import OWN, Heading, grouped, heading, shipped_recip
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = shipped_recipes()
 # One of each kind of data; the others differ from these in names and numbers only.
-QUICK = {"fed-gsm8k-3", "four-domains", "flowertune-finance", "fedllm-bench-aya", "fibecfed/rte"}
+QUICK = {"fed-gsm8k-3", "four-domains", "flowertune-finance", "fedllm-bench-aya", "fibecfed/rte", "jcpba/gsm8k"}
 # The same experiment, as little of it as there can be: a record for training and one for the test of each client.
 LESS = {
     "federation.rounds": "1",

@@ -1,11 +1,15 @@
 """What the studies stand on: cells that outlive a kill, a search of a fixed length, intervals."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fedloom.report.events import read_events
+from tests.federated_runs import recipe, write_examples
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -131,3 +135,60 @@ def test_cells_of_other_processes_are_read_and_not_written(tmp_path):
     mine.result_of({"name": "b"}, lambda: {"loss": 2.0})
     assert (tmp_path / "theirs.jsonl").read_bytes() == before
     assert CellFile(tmp_path / "mine.jsonl").result({"name": "a"}) is None
+
+
+def simulated(losses, seconds, base=3.0):
+    """A result of benchmarks/jcpba.py, evaluated after every second round."""
+    curve = [{"round": 2 * number, "own": {"loss": loss}} for number, loss in enumerate(losses, start=1)]
+    return {"curve": curve, "own": curve[-1]["own"], "base": {"own": {"loss": base}}, "clock": {"seconds": seconds}}
+
+
+def test_simulated_time_to_a_loss_is_interpolated_between_evaluations():
+    from jcpba_tables import course, reaches, target_of
+
+    plain = simulated([2.0, 1.0], [10.0, 20.0, 30.0, 40.0])
+    assert [(point.round, point.seconds, point.loss) for point in course(plain)] == [(0, 0, 3), (2, 30, 2), (4, 100, 1)]
+    # 90 % of the fall from 3 to 1 is 1.2: four fifths of the way from the second evaluation to the third.
+    assert target_of(plain, 0.9) == pytest.approx(1.2)
+    found = reaches(course(plain), target_of(plain, 0.9))
+    assert (found.round, found.seconds) == (pytest.approx(3.6), pytest.approx(86.0))
+    # One that is there before the first round has begun needs no time, one that is never there has none.
+    assert reaches(course(plain), 3.0).seconds == 0
+    assert reaches(course(plain), 0.9) is None
+    assert course({"loss": None, "failed": "diverged", "base": {}, "clock": {}}) == []
+
+
+def test_what_a_scheme_saves_is_told_seed_by_seed_and_only_where_every_seed_reaches_the_target():
+    from jcpba_tables import _to_target
+
+    plain = [simulated([2.0, 1.0], [10.0] * 4), simulated([2.0, 1.0], [20.0] * 4)]
+    quick = [simulated([2.0, 1.0], [5.0] * 4), simulated([2.0, 1.0], [10.0] * 4)]
+    assert _to_target(quick, plain, 1.0) == ["30", "50.0 ± 0.0 %"]
+    assert _to_target(plain, plain, 1.0) == ["60", ""]
+    worse = [quick[0], simulated([2.0, 1.5], [1.0] * 4)]
+    assert _to_target(worse, plain, 1.0) == ["reached with 1 of 2 seeds", ""]
+
+
+def test_the_clock_of_a_study_is_that_of_the_run(tmp_path):
+    import fedloom
+    from cells import Workbench
+
+    values = recipe(
+        write_examples(tmp_path / "words.jsonl"),
+        federation={
+            "rounds": 2,
+            "clients_per_round": 3,
+            "participation": {"wireless": {"scenario": "narrow-band", "scheme": "alternation"}},
+        },
+        local={"epochs": None, "steps": 1, "pruning": {"calibration_examples": 1}},
+        evaluation={"max_examples": 1},
+    )
+    (tmp_path / "recipe.yaml").write_text(json.dumps(values))
+    clock = Workbench(tmp_path / "bench").clock(tmp_path / "recipe.yaml", {})
+    fedloom.run(values, tmp_path / "run")
+    events = [event for event in read_events(tmp_path / "run" / "events.jsonl") if event["event"] == "round"]
+    assert clock["seconds"] == [event["simulated_seconds"] for event in events]
+    for number, event in enumerate(events):
+        clients = event["simulated_clients"].values()
+        for name in ("compute_seconds", "send_seconds", "prune_rate"):
+            assert clock[name][number] == pytest.approx(sum(one[name] for one in clients) / 3)

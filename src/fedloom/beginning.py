@@ -14,6 +14,7 @@ from fedloom.errors import UserError
 from fedloom.model.fingerprint import base_fingerprint
 from fedloom.model.grouped_adapter import Adapter
 from fedloom.model.start import first_adapter, start_fingerprint, start_of
+from fedloom.participation import scenario_fingerprint
 from fedloom.recipe import Recipe
 from fedloom.report.events import read_events
 from fedloom.run_directory import EVENTS
@@ -57,16 +58,37 @@ def adapter_at_start(session: Session) -> Adapter:
 
 
 def first_event(session: Session) -> dict[str, Any]:
-    """What a run's event log begins with: also a fingerprint of the adapter that training starts from, if there is one.
+    """What a run's event log begins with: also what the process that runs the loop alone has to find on its machine.
 
     Args:
-        session: what the run works with, in the process that runs the loop: on its machine alone that adapter must be.
+        session: what the run works with, in that process.
 
     Returns:
-        Fields of the event.
+        Fields of the event, with fingerprints of the adapter that training starts from and of the scenario, if any.
     """
-    facts = describe_session(session)
-    return facts | {FINGERPRINTS: facts[FINGERPRINTS] | start_fingerprint(session.recipe.model.adapter)}
+    facts, recipe = describe_session(session), session.recipe
+    found = facts[FINGERPRINTS] | start_fingerprint(recipe.model.adapter) | _scenario_of(recipe)
+    return facts | {FINGERPRINTS: found}
+
+
+def _scenario_of(recipe: Recipe) -> dict[str, str]:
+    wireless = recipe.federation.participation.wireless
+    return {} if wireless is None else {"scenario": scenario_fingerprint(wireless)}
+
+
+def check_same_beginning(recipe: Recipe, directory: Path) -> None:
+    """Check, before anything is loaded, that base, start and scenario are what they were when a run began.
+
+    Args:
+        recipe: the run.
+        directory: its folder.
+
+    Raises:
+        UserError: for the first of them that has changed.
+    """
+    check_same_base(recipe, directory)
+    check_same_start(recipe, directory)
+    check_same_scenario(recipe, directory)
 
 
 def check_same_base(recipe: Recipe, directory: Path) -> None:
@@ -105,6 +127,24 @@ def check_same_start(recipe: Recipe, directory: Path) -> None:
         )
 
 
+def check_same_scenario(recipe: Recipe, directory: Path) -> None:
+    """Check that the radio cell is the one that the run began with.
+
+    Args:
+        recipe: the run.
+        directory: the run directory.
+
+    Raises:
+        UserError: where the scenario's file or its trace has changed, or is gone.
+    """
+    if _scenario_of(recipe).get("scenario") != fingerprints(directory).get("scenario"):
+        raise UserError(
+            f"federation.participation.wireless.scenario: not what the run in {directory} began with: its file or its "
+            "trace has changed",
+            hint="put the former files back, or begin anew in a new folder",
+        )
+
+
 def check_same_data(data: FederatedData, directory: Path) -> None:
     """Check that the tokenised data are those that the run began with.
 
@@ -123,13 +163,13 @@ def check_same_data(data: FederatedData, directory: Path) -> None:
 
 
 def fingerprints(directory: Path) -> dict[str, str]:
-    """The fingerprints of the base, the data and the adapter to start from that a run began with.
+    """The fingerprints of the base, the data, the adapter to start from and the scenario that a run began with.
 
     Args:
         directory: the run directory.
 
     Returns:
-        Under "base" and "data", and "start" where the recipe names one.
+        Under "base" and "data", and "start" and "scenario" where the recipe names one.
 
     Raises:
         UserError: where the run noted none.

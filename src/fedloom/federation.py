@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedloom.aggregation import Algorithm
 from fedloom.arms import Arm
-from fedloom.beginning import adapter_at_start, check_same_base, check_same_data, check_same_start, first_event
+from fedloom.beginning import adapter_at_start, check_same_beginning, check_same_data, check_same_start, first_event
 from fedloom.checkpoint import RunState, load_checkpoint, save_checkpoint
 from fedloom.model.adapter_folder import export_adapter
 from fedloom.model.start import start_of
@@ -50,8 +50,7 @@ def train(directory: RunDirectory, observer: Observer, opener: Opener) -> dict[s
     began = time.perf_counter()
     state = load_checkpoint(directory.path / CHECKPOINTS)
     if state is not None:
-        check_same_base(directory.recipe, directory.path)
-        check_same_start(directory.recipe, directory.path)
+        check_same_beginning(directory.recipe, directory.path)
     suites = suites_of(directory.recipe)
     session, arms = opener(directory.recipe, directory.path)
     data_seconds = time.perf_counter() - began

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import pytest
 
 import fedloom
 from fedloom.arms import build_arms
+from fedloom.errors import UserError
 from fedloom.federation import first_state
 from fedloom.model.flop import base_size
 from fedloom.recipe import load_recipe
 from fedloom.report.events import Event, read_events
 from fedloom.runtime.simulated_load import SimulatedLoad
 from fedloom.session import open_session
-from tests.federated_runs import outcome, recipe, without_times, write_examples
+from tests.federated_runs import CLIENTS, outcome, recipe, without_times, write_examples
 from tests.processes import carry_out
 
 PLAIN = {"scheme": "no_pruning_equal_bandwidth"}
@@ -180,3 +182,49 @@ def test_two_processes_equal_one(source, tmp_path, monkeypatch):
     carry_out("fedloom run recipe.yaml --out alone")
     carry_out("fedloom run recipe.yaml --out shared --processes 2")
     assert outcome(tmp_path / "alone") == outcome(tmp_path / "shared")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (PLAIN, {"scheme": "no_pruning_optimal_bandwidth"}),
+        ({"scheme": "uniform_pruning_equal_bandwidth"}, {"scheme": "uniform_pruning_optimal_bandwidth"}),
+    ],
+    ids=["none", "uniform"],
+)
+def test_schemes_of_the_same_rates_train_the_same_adapter(source, tmp_path, one, other):
+    """Bandwidths move the clock alone: benchmarks/jcpba.py trains such schemes once."""
+    seconds = []
+    for number, wireless in enumerate((one, other)):
+        pruning = {} if wireless["scheme"].startswith("no") else {"local": {"pruning": {"calibration_examples": 2}}}
+        fedloom.run(small(source, 1, wireless, **pruning), tmp_path / str(number))
+        seconds.append(rounds(tmp_path / str(number))[0]["simulated_seconds"])
+    adapters = [(tmp_path / str(number) / "adapter" / "adapter_model.safetensors").read_bytes() for number in (0, 1)]
+    assert adapters[0] == adapters[1]
+    assert seconds[1] < seconds[0]
+
+
+def test_a_run_goes_on_in_no_other_cell(source, tmp_path, monkeypatch):
+    """What training does not take from a scenario may change: its name, comments, the planner's work."""
+    monkeypatch.chdir(tmp_path)
+    file, trace, run = Path("cell.yaml"), Path("gains.csv"), Path("run")
+    lines = ["round,client,gain_db", *(f"0,{name},-90" for name in CLIENTS)]
+    trace.write_text("\n".join(lines))
+    text = "name: cell\ntrace: gains.csv\ncell: {bandwidth_hz: 4e5}\n"
+    file.write_text(text)
+    values = small(source, 2, PLAIN | {"scenario": "cell.yaml"})
+    fedloom.run(values, run)
+    (run / "metrics.json").unlink()
+    shutil.rmtree(max((run / "checkpoints").iterdir()))
+    told = "federation.participation.wireless.scenario: not what the run in run began with"
+    file.write_text(text.replace("4e5", "5e5"))
+    with pytest.raises(UserError, match=re.escape(told)):
+        fedloom.run(values, run, resume=True)
+    file.write_text(text)
+    trace.write_text("\n".join(lines).replace("-90", "-91", 1))
+    with pytest.raises(UserError, match=re.escape(told)):
+        fedloom.run(values, run, resume=True)
+    trace.write_text("\n".join(lines))
+    file.write_text(f"# The same cell.\n{text}work: {{epochs: 3}}\n".replace("name: cell", "name: hall"))
+    fedloom.run(values, run, resume=True)
+    assert len(rounds(run)) == 2

@@ -77,7 +77,7 @@ def test_torch_is_not_imported(tmp_path, code):
 
 
 def test_shipped_scenarios_load_and_the_default_is_the_default():
-    assert {"default", "phones-and-laptops"} == set(shipped_scenarios())
+    assert {"default", "narrow-band", "phones-and-laptops"} == set(shipped_scenarios())
     for name in shipped_scenarios():
         assert load_scenario(name).name == name
     assert load_scenario("default") == check_scenario({"name": "default"})

@@ -1,4 +1,4 @@
-"""Whether bases, data and adapters to start from are those a comparison began with: else its cells compare nothing."""
+"""Whether bases, data, adapters to start from and scenarios are those a comparison began with: else it is none."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fedloom.comparison.workshop import Workshop
 from fedloom.errors import UserError
 from fedloom.model.fingerprint import base_fingerprint
 from fedloom.model.start import start_fingerprint, start_of
+from fedloom.participation import scenario_fingerprint
 from fedloom.recipe import Recipe
 from fedloom.run_directory import write_json
 
@@ -27,19 +28,27 @@ def check_same_files(folder: Path, workshop: Workshop, recipes: Iterable[Recipe]
         recipes: of all runs, with their seeds.
 
     Raises:
-        UserError: where a base model's files, an adapter to start from, a source, a template or a tokenizer have
-            changed.
+        UserError: where a base model's files, an adapter to start from, a scenario, a source, a template or a
+            tokenizer have changed.
     """
     bases: dict[str, str] = {}
     starts: dict[str, str] = {}
     data: set[str] = set()
+    scenarios: set[str] = set()
     for recipe in recipes:
         if recipe.model.base not in bases:
             bases[recipe.model.base] = base_fingerprint(recipe.model)
         data.add(workshop.data(recipe).fingerprint)
         for fingerprint in start_fingerprint(recipe.model.adapter).values():
             starts[str(start_of(recipe.model.adapter))] = fingerprint
-    found = {"base": bases, "data": sorted(data), **({"start": starts} if starts else {})}
+        if (wireless := recipe.federation.participation.wireless) is not None:
+            scenarios.add(scenario_fingerprint(wireless))
+    found = {
+        "base": bases,
+        "data": sorted(data),
+        **({"start": starts} if starts else {}),
+        **({"scenario": sorted(scenarios)} if scenarios else {}),
+    }
     file = folder / FINGERPRINTS
     if not file.exists():
         write_json(file, found)
@@ -49,6 +58,7 @@ def check_same_files(folder: Path, workshop: Workshop, recipes: Iterable[Recipe]
         "base": "model.base: the files",
         "data": "data: a source, the template or the tokenizer",
         "start": "model.adapter.start: the files",
+        "scenario": "federation.participation.wireless.scenario: a file or its trace",
     }
     for part, told in parts.items():
         if stored.get(part) != found.get(part):

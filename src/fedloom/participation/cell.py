@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -195,6 +197,27 @@ def open_scenario(config: WirelessConfig) -> tuple[Scenario, GainTrace | None]:
         except UserError as error:
             raise UserError(f"{KEY}.scenario: {error.message.removeprefix('scenario: ')}", hint=error.hint) from None
     return scenario, None if scenario.trace is None else read_gains(scenario.trace)
+
+
+def scenario_fingerprint(config: WirelessConfig) -> str:
+    """Hash what training takes from a scenario: its cell, fading, devices and bounds of pruning, and its trace's gains.
+
+    Args:
+        config: the recipe's section.
+
+    Returns:
+        SHA-256 in hexadecimal; another name, comment or default that is written out changes nothing.
+
+    Raises:
+        UserError: where the scenario or its trace can't be read.
+    """
+    scenario, trace = open_scenario(config)
+    # The trace counts by its gains, wherever its file lies.
+    network = scenario.model_dump(mode="json", include=set(NetworkConfig.model_fields) - {"trace"})
+    digest = hashlib.sha256(json.dumps(network, sort_keys=True).encode())
+    if trace is not None:
+        digest.update(json.dumps([trace.clients, trace.gain_db.tolist()]).encode())
+    return digest.hexdigest()
 
 
 def check_cell(config: WirelessConfig, clients: Sequence[str]) -> None:

@@ -196,7 +196,6 @@ def _own_entries(
                 row = bar.add_task(f"{examination.task.name} {name}", total=len(examination.items))
                 with examination.file(folder, name, digests[name]) as file:
                     found[name] = outcomes_of(examination, partial(subject, name), file, partial(bar.advance, row))
-            entries[examination.task.name] = _entry(examination, found, request)
             more: dict[str, Any] = {}
             if judge is not None and isinstance(examination.task, DialogueTask):
                 told = partial(_judged, bar, bar.add_task(f"{examination.task.name} judge", total=None))

@@ -1,0 +1,239 @@
+"""The tables and the plot of benchmarks/jcpba.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from statistics import fmean
+from typing import Any
+
+from cells import markdown_table
+from federated_study import at_the_edge, best_of, own_loss
+from fedloom.report.line_chart import short, ticks
+from fedloom.statistics import student_interval
+from jcpba_cells import BUDGETS, JCPBA, LEARNING_RATE, PLAIN, SCHEMES, Study, order
+
+# The share of the unpruned fall of the loss, from the base to the last round, at which the target lies.
+FALLS = (0.9, 0.8, 1.0)
+DRAWN = {
+    (JCPBA, BUDGETS[0]): "#1f5fd0",
+    (JCPBA, BUDGETS[1]): "#7fa8ee",
+    ("optimal_pruning_equal_bandwidth", BUDGETS[0]): "#2aa5c9",
+    ("uniform_pruning_optimal_bandwidth", BUDGETS[0]): "#138a6b",
+    ("random_pruning", BUDGETS[0]): "#8d6bd1",
+    ("no_pruning_optimal_bandwidth", BUDGETS[0]): "#e0861a",
+    (PLAIN, BUDGETS[0]): "#c8443c",
+}
+WIDTH, HEIGHT = 760.0, 300.0
+LEFT, RIGHT, TOP, BOTTOM = 56.0, 230.0, 30.0, 44.0
+LINE_OF_TEXT = 15.0
+# By scheme and budget, the results seed by seed.
+Found = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a run stands at an evaluation.
+
+    Args:
+        round: rounds done.
+        seconds: simulated seconds of them.
+        loss: mean over clients on their own test examples.
+    """
+
+    round: float
+    seconds: float
+    loss: float
+
+
+def course(result: Mapping[str, Any]) -> list[Point]:
+    """The loss against simulated time, from the base on; nothing where training diverged."""
+    if "curve" not in result:
+        return []
+    passed = [0.0, *accumulate(result["clock"]["seconds"])]
+    evaluated = [(one["round"], one["own"]["loss"]) for one in result["curve"]]
+    return [Point(number, passed[number], loss) for number, loss in [(0, own_loss(result["base"])), *evaluated]]
+
+
+def reaches(points: Sequence[Point], target: float) -> Point | None:
+    """Where a loss is first as low as a target, between two evaluations on the straight line between them."""
+    for before, after in pairwise(points):
+        if after.loss <= target:
+            part = 1.0 if before.loss == after.loss else max(0.0, (before.loss - target) / (before.loss - after.loss))
+            return Point(
+                before.round + part * (after.round - before.round),
+                before.seconds + part * (after.seconds - before.seconds),
+                target,
+            )
+    return None
+
+
+def target_of(plain: Mapping[str, Any], fall: float) -> float:
+    """The loss at a share of the way from the base to where training without pruning ends."""
+    points = course(plain)
+    return points[0].loss - fall * (points[0].loss - points[-1].loss)
+
+
+def found_of(study: Study) -> dict[tuple[str, float], list[dict[str, Any]]]:
+    """What is done, by scheme and budget, of the seeds that all schemes are done with at the first budget."""
+    parts = order()
+    results = {one: [study.final(*one, seed) for seed in study.seeds] for part in parts for one in part}
+    done = [place for place in range(len(study.seeds)) if all(results[one][place] for one in parts[0])]
+    found: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for one, seeds in results.items():
+        known = [result for place in done if (result := seeds[place]) is not None]
+        if known and len(known) == len(done):
+            found[one] = known
+    return found
+
+
+def report(study: Study) -> str:
+    """The tables of one data set, as Markdown; what is not done yet is left out."""
+    found = found_of(study)
+    blocks = [f"### {study.dataset}"]
+    if found:
+        seeds = len(found[PLAIN, BUDGETS[0]])
+        blocks += [f"{seeds} of {len(study.seeds)} seeds.", time_table(found), cost_table(found)]
+    return "\n\n".join([*blocks, tuning_table(study)])
+
+
+def time_table(found: Found) -> str:
+    """Simulated time to the target losses, and the final loss."""
+    plain = found[PLAIN, BUDGETS[0]]
+    head = ["scheme", "budget", "s a round"]
+    for fall in FALLS:
+        head += [f"s to {100 * fall:g} % of the fall", "less than no pruning, equal"]
+    rows = []
+    for (scheme, budget), results in found.items():
+        seconds = fmean(fmean(result["clock"]["seconds"]) for result in results)
+        row = [SCHEMES[scheme].title, "" if scheme.startswith("no_pruning") else f"{budget:g}", f"{seconds:.2f}"]
+        for fall in FALLS:
+            row += _to_target(results, plain, fall)
+        losses = [own_loss(result) for result in results]
+        row.append(told(losses))
+        rival = [own_loss(result) for result in plain]
+        row.append("" if scheme == PLAIN else told([a - b for a, b in zip(losses, rival, strict=True)], signed=True))
+        rows.append(row)
+    return markdown_table([*head, "final test loss", "minus no pruning"], rows)
+
+
+def _to_target(results: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]], fall: float) -> list[str]:
+    pairs = []
+    for result, rival in zip(results, plain, strict=True):
+        target = target_of(rival, fall)
+        mine, theirs = reaches(course(result), target), reaches(course(rival), target)
+        if mine is not None and theirs is not None:
+            pairs.append((mine.seconds, 1 - mine.seconds / theirs.seconds))
+    if len(pairs) < len(results):
+        return [f"reached with {len(pairs)} of {len(results)} seeds", ""]
+    seconds, saved = zip(*pairs, strict=True)
+    same = all(value == 0 for value in saved)
+    return [f"{fmean(seconds):.0f}", "" if same else f"{told([100 * value for value in saved], digits=1)} %"]
+
+
+def cost_table(found: Found) -> str:
+    """What a round costs a client: bytes that cross, and simulated seconds."""
+    head = ["scheme", "budget", "mean rate", "kB up", "kB down", "simulated s of computing", "of sending"]
+    rows = []
+    for (scheme, budget), results in found.items():
+        row = [SCHEMES[scheme].title, "" if scheme.startswith("no_pruning") else f"{budget:g}"]
+        clocks = [result["clock"] for result in results]
+        row.append(f"{fmean(fmean(clock['prune_rate']) for clock in clocks):.2f}")
+        costs = [result["cost"] for result in results if "cost" in result]
+        row += [f"{fmean(cost[key] for cost in costs) / 1e3:.1f}" for key in ("bytes_up", "bytes_down")]
+        row += [f"{fmean(fmean(clock[key]) for clock in clocks):.2f}" for key in ("compute_seconds", "send_seconds")]
+        rows.append(row)
+    return markdown_table(head, rows)
+
+
+def tuning_table(study: Study) -> str:
+    """The learning rates that were tried."""
+    rows = []
+    for prunes in (False, True):
+        tried = study.tuning(prunes)
+        if tried is not None:
+            best, _ = best_of(tried)
+            losses = [
+                f"{'**' * (one == best)}{one[LEARNING_RATE]:g}: {loss:.3f}{'**' * (one == best)}" for one, loss in tried
+            ]
+            edge = "yes" if at_the_edge(tried) else "no"
+            rows.append(["uniform pruning" if prunes else "no pruning", ", ".join(losses), edge])
+    return markdown_table(["learning rate", "validation loss, in the order tried", "at the edge"], rows)
+
+
+def told(values: Sequence[float], signed: bool = False, digits: int = 3) -> str:
+    """A mean and its interval over seeds; "failed" where a value is missing."""
+    if not all(math.isfinite(value) for value in values):
+        return "failed"
+    interval = student_interval(values)
+    mean = f"{interval.mean:{'+' if signed else ''}.{digits}f}"
+    return mean if interval.high is None else f"{mean} ± {interval.high - interval.mean:.{digits}f}"
+
+
+def mean_course(results: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """The means over seeds, evaluation by evaluation; nothing where a seed diverged."""
+    courses = [course(result) for result in results]
+    if not all(courses):
+        return []
+    return [
+        Point(same[0].round, fmean(point.seconds for point in same), fmean(point.loss for point in same))
+        for same in zip(*courses, strict=True)
+    ]
+
+
+def plot(found: Mapping[str, Found]) -> str:
+    """Mean losses against mean simulated time, one chart for each data set below the other, as an SVG picture."""
+    parts = [f'<rect width="{short(WIDTH)}" height="{short(HEIGHT * len(found))}" fill="#ffffff"/>']
+    for number, (dataset, results) in enumerate(found.items()):
+        parts.append(f'<g transform="translate(0 {short(HEIGHT * number)})">')
+        parts += [*_chart(dataset, results), "</g>"]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {short(WIDTH)} {short(HEIGHT * len(found))}" '
+        'role="img" aria-label="Test loss over simulated seconds" font-family="system-ui, sans-serif" '
+        'font-size="12">\n' + "\n".join(parts) + "\n</svg>\n"
+    )
+
+
+def _chart(dataset: str, found: Found) -> list[str]:
+    drawn = {one: mean_course(found[one]) for one in DRAWN if one in found}
+    lines = {one: points for one, points in drawn.items() if points}
+    times = ticks(0.0, max(points[-1].seconds for points in lines.values()))
+    losses = [point.loss for points in lines.values() for point in points]
+    levels = ticks(min(losses), max(losses))
+
+    def across(seconds: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * seconds / times[-1]
+
+    def up(loss: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (loss - levels[0]) / (levels[-1] - levels[0])
+
+    parts = [f'<text x="{short(LEFT)}" y="16" fill="#1d2733">{dataset}: mean test loss</text>']
+    for level in levels:
+        y = short(up(level))
+        parts.append(f'<path d="M{short(LEFT)} {y}H{short(WIDTH - RIGHT)}" stroke="#e3e7ec"/>')
+        parts.append(f'<text x="{short(LEFT - 8)}" y="{y}" dy="4" text-anchor="end" fill="#5d6875">{level:g}</text>')
+    for time in times:
+        parts.append(
+            f'<text x="{short(across(time))}" y="{short(HEIGHT - BOTTOM + 18)}" text-anchor="middle" '
+            f'fill="#5d6875">{time:g}</text>'
+        )
+    middle = short((LEFT + WIDTH - RIGHT) / 2)
+    parts.append(
+        f'<text x="{middle}" y="{short(HEIGHT - 8)}" text-anchor="middle" fill="#5d6875">simulated seconds</text>'
+    )
+    free = -math.inf
+    for (scheme, budget), points in sorted(lines.items(), key=lambda one: -one[1][-1].loss):
+        colour = DRAWN[scheme, budget]
+        path = "L".join(f"{short(across(point.seconds))} {short(up(point.loss))}" for point in points)
+        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        last = points[-1]
+        parts.append(f'<circle cx="{short(across(last.seconds))}" cy="{short(up(last.loss))}" r="3" fill="{colour}"/>')
+        # Names stand one below the other where lines end close together.
+        free = max(up(last.loss), free + LINE_OF_TEXT)
+        parts.append(
+            f'<text x="{short(WIDTH - RIGHT + 12)}" y="{short(free)}" dy="4" fill="{colour}">'
+            f"{SCHEMES[scheme].title}{'' if scheme.startswith('no_pruning') else f', budget {budget:g}'}</text>"
+        )
+    return parts
