@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.errors import UserError
-from fedloom.evaluation.scoring import TOKENS_PER_PASS
+from fedloom.evaluation.passes import TOKENS_PER_PASS
 from fedloom.model.forward import pack_groups, score_labels
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
