@@ -108,7 +108,8 @@ def measure(folder: Path, questions: list[str], repetitions: int) -> dict[str, A
 
 def all_at_once(model: Any, prompts: list[NDArray[np.int64]], tokenizer: Any) -> Callable[[], Answers]:
     """What suites do."""
-    return lambda: generate(model, prompts, Limits(NEW_TOKENS), tokenizer, [tokenizer.eos_token_id])
+    limits = Limits(NEW_TOKENS)
+    return lambda: [one.tokens for one in generate(model, prompts, limits, tokenizer, [tokenizer.eos_token_id])]
 
 
 def one_at_a_time(model: Any, prompts: list[NDArray[np.int64]], tokenizer: Any) -> Callable[[], Answers]:

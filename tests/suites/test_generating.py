@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from fedloom.suites.answers_in_progress import shared_beginning
-from fedloom.suites.generating import cut, fitted, generate, keeps_keys_and_values
+from fedloom.suites.generating import cut, fitted, keeps_keys_and_values
+from fedloom.suites.generating import generate as generate_answers
 from fedloom.suites.items import Limits
 
 VOCABULARY = 97
@@ -25,6 +26,10 @@ ARCHITECTURES = {
     "bloom": {"n_layer": 2, "n_head": 2},
     "mamba": {"state_size": 8, "expand": 2},
 }
+
+
+def generate(*arguments):
+    return [answer.tokens for answer in generate_answers(*arguments)]
 
 
 def model_of(kind: str):
@@ -46,8 +51,7 @@ def model_of(kind: str):
         **ARCHITECTURES[kind],
     }
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**settings)).eval()
-    return model
+    return AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**settings)).eval()
 
 
 def prompts_of(lengths, beginning: int = 0):
@@ -132,6 +136,18 @@ def test_a_stop_string_ends_an_answer(shared):
     assert [cut(text, [". She", "ball."]) for text in texts] == [cut(text, [". She", "ball."]) for text in whole]
     assert len(stopped[0]) < 60
     assert ". She" in texts[0]
+
+
+@pytest.mark.parametrize("kind", ["llama", "mamba"])
+def test_answers_say_whether_they_were_cut_off_and_prompts_truncated(kind):
+    model, prompts = model_of(kind), prompts_of([5, 100])
+    model.config.max_position_embeddings = 64
+    first, second = generate_answers(model, prompts, Limits(20), None, [])
+    assert (len(first.tokens), first.cut_off, first.truncated) == (20, True, False)
+    assert (len(second.tokens), second.cut_off, second.truncated) == (20, True, True)
+    assert second.prompt.tolist() == prompts[1][-44:].tolist()
+    ended = generate_answers(model, prompts[:1], Limits(20), None, [first.tokens[0]])[0]
+    assert (ended.tokens, ended.cut_off) == ([], False)
 
 
 def test_long_prompts_lose_their_first_tokens():

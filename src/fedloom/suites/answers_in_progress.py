@@ -40,6 +40,8 @@ class Answer:
         address: of its random draws.
         tokens: what has been generated.
         ended: whether it is complete.
+        cut_off: whether it would go on.
+        truncated: whether the prompt has lost its beginning.
     """
 
     prompt: NDArray[np.int64]
@@ -47,6 +49,8 @@ class Answer:
     address: str
     tokens: list[int] = field(default_factory=list)
     ended: bool = False
+    cut_off: bool = False
+    truncated: bool = False
 
 
 @dataclass
@@ -167,7 +171,8 @@ class AnswersInProgress:
                 answer.ended = True
                 continue
             answer.tokens.append(token)
-            answer.ended = len(answer.tokens) >= answer.longest or self._stops(answer.tokens)
+            stopped, full = self._stops(answer.tokens), len(answer.tokens) >= answer.longest
+            answer.ended, answer.cut_off = stopped or full, full and not stopped
 
     def _chosen(self, answers: Sequence[Answer], logits: Tensor) -> list[int]:
         if self._limits.temperature == 0:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -187,9 +187,7 @@ def _own_entries(
             for name in subjects:
                 row = bar.add_task(f"{examination.task.name} {name}", total=len(examination.items))
                 with examination.file(folder, name, digests[name]) as file:
-                    found[name] = outcomes_of(
-                        examination, lambda name=name: subject(name), file, lambda done, row=row: bar.advance(row, done)
-                    )
+                    found[name] = outcomes_of(examination, partial(subject, name), file, partial(bar.advance, row))
             entries[examination.task.name] = _entry(examination, found, request)
     return entries
 

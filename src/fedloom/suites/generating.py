@@ -8,6 +8,7 @@ for that, greedy decoding may take the other one.)
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +29,7 @@ KEPT_WHOLE = {"full_attention", "sliding_attention"}
 
 def generate(
     model: Any, prompts: Sequence[NDArray[np.int64]], limits: Limits, tokenizer: Any, ends: Sequence[int]
-) -> list[list[int]]:
+) -> list[Answer]:
     """Let a model go on from prompts.
 
     Args:
@@ -40,7 +41,8 @@ def generate(
         ends: token ids that end an answer.
 
     Returns:
-        For each prompt the new tokens, without the end token; their text may reach beyond a stop string (see `cut`).
+        For each prompt its answer: new tokens without the end token, whose text may reach beyond a stop string (see
+        `new_text`).
     """
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     earlier: Counter[str] = Counter()
@@ -49,15 +51,15 @@ def generate(
         prompt = fitted(np.asarray(whole, dtype=np.int64), context, limits.max_new_tokens)
         key = hashlib.sha256(prompt.tobytes()).hexdigest()
         longest = limits.max_new_tokens if context is None else min(limits.max_new_tokens, context - len(prompt))
-        answers.append(Answer(prompt, longest, f"{key}/{earlier[key]}"))
+        answers.append(Answer(prompt, longest, f"{key}/{earlier[key]}", truncated=len(prompt) < len(whole)))
         earlier[key] += 1
     with torch.no_grad():
         if keeps_keys_and_values(model):
             AnswersInProgress(model, limits, tokenizer, ends).work_off(answers)
         else:
             for answer in answers:
-                answer.tokens = _alone(model, answer, limits, tokenizer, ends)
-    return [answer.tokens for answer in answers]
+                _answer_alone(model, answer, limits, tokenizer, ends)
+    return answers
 
 
 def fitted(prompt: NDArray[np.int64], context: int | None, max_new_tokens: int) -> NDArray[np.int64]:
@@ -122,11 +124,13 @@ def keeps_keys_and_values(model: Any) -> bool:
     return not getattr(inner, "_is_stateful", False) and kinds <= KEPT_WHOLE
 
 
-def _alone(model: Any, answer: Answer, limits: Limits, tokenizer: Any, ends: Sequence[int]) -> list[int]:
+def _answer_alone(model: Any, answer: Answer, limits: Limits, tokenizer: Any, ends: Sequence[int]) -> None:
     prompt = torch.from_numpy(answer.prompt)[None].to(next(model.parameters()).device)
     sampling = {"do_sample": True, "temperature": limits.temperature, "top_k": 0, "top_p": 1.0}
     stopping = {"stop_strings": list(limits.stop), "tokenizer": tokenizer} if limits.stop else {}
-    with torch.random.fork_rng(devices=[prompt.device] if prompt.is_cuda else []):
+    with torch.random.fork_rng(devices=[prompt.device] if prompt.is_cuda else []), warnings.catch_warnings():
+        # Of PEFT, where there are virtual tokens: it takes no positions from transformers, which counts them itself.
+        warnings.filterwarnings("ignore", "Position ids are not supported")
         # transformers draws from torch's global generators only.
         torch.manual_seed(derive_seed(limits.seed, "answer", client=answer.address))
         output = model.generate(
@@ -139,4 +143,7 @@ def _alone(model: Any, answer: Answer, limits: Limits, tokenizer: Any, ends: Seq
             **stopping,
         )
     tokens: list[int] = output[0, prompt.shape[1] :].tolist()
-    return tokens[:-1] if tokens and tokens[-1] in ends else tokens
+    ended = bool(tokens) and tokens[-1] in ends
+    stopped = ended or (bool(limits.stop) and any(stop in tokenizer.decode(tokens) for stop in limits.stop))
+    answer.tokens, answer.ended = tokens[:-1] if ended else tokens, True
+    answer.cut_off = len(tokens) >= answer.longest and not stopped

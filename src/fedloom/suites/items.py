@@ -73,3 +73,18 @@ class Limits:
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model has written.
+
+    Args:
+        text: up to the first stop string.
+        cut_off: whether it ends only because it must not be longer.
+        truncated: whether the prompt was cut at its beginning, because the model has no room for all of it.
+    """
+
+    text: str
+    cut_off: bool = False
+    truncated: bool = False

@@ -25,7 +25,7 @@ from fedloom.run_directory import ADAPTER
 from fedloom.runtime.process import usable_threads
 from fedloom.session import open_model
 from fedloom.suites.generating import generate, new_text
-from fedloom.suites.items import Likelihood, Limits
+from fedloom.suites.items import Likelihood, Limits, Reply
 from fedloom.suites.likelihood import encode_pairs, log_likelihoods, positions_of
 from fedloom.suites.plain_model import PlainModel
 
@@ -110,10 +110,7 @@ class Subject:
         Returns:
             One answer each, without white space around it.
         """
-        template, tokenizer = self.bench.template, self.bench.tokenizer
-        prompts = [template.prompt_segments(list(messages)) for messages in dialogues]
-        texts = self._go_on(prompts, limits, end_tokens(template, tokenizer))
-        return [text.strip() for text in texts]
+        return [reply.text.strip() for reply in self.replies(dialogues, limits)]
 
     def completions(self, prompts: Sequence[str], limits: Limits) -> list[str]:
         """Let the model go on from plain texts.
@@ -125,19 +122,31 @@ class Subject:
         Returns:
             What it adds to each, white space included.
         """
-        tokenizer = self.bench.tokenizer
-        ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        return self._go_on([[Segment(prompt, False)] for prompt in prompts], limits, ends)
+        return [reply.text for reply in self.replies(prompts, limits)]
 
-    def _go_on(self, prompts: Sequence[Sequence[Segment]], limits: Limits, ends: Sequence[int]) -> list[str]:
-        tokenizer = self.bench.tokenizer
+    def replies(self, prompts: Sequence[str | Sequence[Message]], limits: Limits) -> list[Reply]:
+        """Let the model go on from prompts.
+
+        Args:
+            prompts: plain texts, none empty, or conversations, which the run's template phrases.
+            limits: of what it adds.
+
+        Returns:
+            One reply for each, white space around it included.
+        """
+        tokenizer, template = self.bench.tokenizer, self.bench.template
         model = self.bench.plain.with_adapter(None if self.name == BASE else self.adapter)
         own = model.generation_config.eos_token_id
-        all_ends = {*ends, *(own if isinstance(own, list) else [] if own is None else [own])}
-        tokens = [tokenize_prompt(segments, tokenizer) for segments in prompts]
-        found = generate(model, tokens, limits, tokenizer, sorted(all_ends))
-        pairs = zip(tokens, found, strict=True)
-        return [new_text(tokenizer, prompt, added, limits.stop) for prompt, added in pairs]
+        ends = {*end_tokens(template, tokenizer), *(own if isinstance(own, list) else [] if own is None else [own])}
+        segments = [
+            [Segment(prompt, False)] if isinstance(prompt, str) else template.prompt_segments(prompt)
+            for prompt in prompts
+        ]
+        tokens = [tokenize_prompt(some, tokenizer) for some in segments]
+        found = generate(model, tokens, limits, tokenizer, sorted(ends))
+        return [
+            Reply(new_text(tokenizer, one.prompt, one.tokens, limits.stop), one.cut_off, one.truncated) for one in found
+        ]
 
 
 def check_evaluable(recipe: Recipe, where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -74,13 +75,11 @@ class AnswerKind:
         limits = Limits(asked.max_new_tokens, tuple(asked.stop))
         for first in range(0, len(items), ITEMS_AT_ONCE):
             some = items[first : first + ITEMS_AT_ONCE]
-            prompts = [task.prompt_of(item) for item in some]
+            prompts: list[str | list[Message]] = [task.prompt_of(item) for item in some]
             if asked.asked == "chat":
-                texts = subject.answers([[Message("user", prompt)] for prompt in prompts], limits)
-            else:
-                texts = subject.completions(prompts, limits)
-            for item, text in zip(some, texts, strict=True):
-                yield self.grade(task, item, {"text": text})
+                prompts = [[Message("user", str(prompt))] for prompt in prompts]
+            for item, reply in zip(some, subject.replies(prompts, limits), strict=True):
+                yield self.grade(task, item, asdict(reply))
 
     def grade(self, task: Task, item: Item, output: Any) -> Outcome:
         """See `Kind`.
@@ -88,18 +87,19 @@ class AnswerKind:
         Args:
             task: an `AnswerTask`.
             item: with what its grader needs.
-            output: text, the model's.
+            output: text, the model's; cut_off and truncated (see `Reply`), where they are known.
 
         Returns:
             The outcome; its output has text, answer, which is what was found in it, and gold. Where nothing was found,
-            it is flagged "unparsable" and counts as wrong.
+            it is flagged "unparsable" and counts as wrong; "cut_off" and "truncated" are flags, too.
         """
         grader = GRADERS[_answer(task).grader]
         graded = grader.grade(item.fields, output["text"])
         measures = {name: value for name, value in graded.measures.items() if name in task.measures}
-        flags = () if graded.answer is not None else (UNPARSABLE,)
+        flags = [UNPARSABLE] if graded.answer is None else []
+        flags += [flag for flag in ("cut_off", "truncated") if output.get(flag)]
         found = {"text": output["text"], "answer": graded.answer, "gold": graded.gold}
-        return Outcome(item.key, item.category, measures, flags, found)
+        return Outcome(item.key, item.category, measures, tuple(flags), found)
 
     def summary(self, task: Task, outcomes: Sequence[Outcome]) -> dict[str, float]:
         """See `Kind`: what the grader sums up."""
