@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from fedloom.data.conversation import Message
 from fedloom.data.readers import read_file
 from fedloom.suites.catalogue import all_tasks
-from fedloom.suites.items import Item, Limits, Outcome
+from fedloom.suites.items import Item, Limits, Outcome, Reply
 from fedloom.suites.kinds.base import Options
-from fedloom.suites.kinds.program import ProgramKind, ProgramTask, code_of, program_of
+from fedloom.suites.kinds.program import ProgramKind, ProgramTask, code_of, drawn, program_of
 from fedloom.suites.readers.registry import READERS
 from fedloom.suites.results import summarise
 from fedloom.suites.sandbox.level import obstacle
@@ -32,11 +33,9 @@ class Scripted:
     def __init__(self, texts: dict[str, str]) -> None:
         self.texts = texts
 
-    def completions(self, prompts: Sequence[str], limits: Limits) -> list[str]:
-        return [self.texts[prompt] for prompt in prompts]
-
-    def answers(self, dialogues: Sequence[Sequence[Any]], limits: Limits) -> list[str]:
-        return [self.texts[messages[-1].content] for messages in dialogues]
+    def replies(self, prompts: Sequence[str | Sequence[Message]], limits: Limits) -> list[Reply]:
+        texts = [prompt if isinstance(prompt, str) else prompt[-1].content for prompt in prompts]
+        return [Reply(self.texts[text]) for text in texts]
 
 
 def written(task: ProgramTask, item: Item, solution: bool) -> str:
@@ -136,15 +135,22 @@ def test_samples_are_counted_into_pass_at_k() -> None:
         }
     )
     texts = ["def double(x): return 2 * x", "def double(x): return x", "import os; os._exit(0)", ""]
-    outcome = ProgramKind(Options(sandbox=LEVEL)).grade(task, item, {"texts": texts})
+    outcome = ProgramKind(Options(sandbox=LEVEL)).grade(task, item, {"texts": texts, "cut_off": True})
     assert outcome.measures == pytest.approx({"pass@1": 1 / 4, "pass@2": 1 / 2, "pass@4": 1.0})
-    assert outcome.flags == ("exited", "unparsable")
+    assert outcome.flags == ("cut_off", "exited", "unparsable")
     assert outcome.output["reasons"] == [
         "passed",
         "failed: AssertionError (line 2)",
         "exited: exit status 0",
         "unparsable",
     ]
+
+
+def test_every_item_gets_its_own_samples() -> None:
+    changes = {"prompt": "{{ question }}", "samples": 3, "temperature": 0.5}
+    task = ProgramTask.model_validate({**TASKS["mbpp"].model_dump(), **changes})
+    found = drawn(task, ["one", "two"], Scripted({"one": "1", "two": "2"}))
+    assert [[reply.text for reply in replies] for replies in found] == [["1"] * 3, ["2"] * 3]
 
 
 def test_a_program_is_what_the_file_says(shared: Path) -> None:

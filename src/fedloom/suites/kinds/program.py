@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from fedloom.data.conversation import Message
-from fedloom.suites.items import Item, Limits, Outcome
+from fedloom.suites.items import Item, Limits, Outcome, Reply
 from fedloom.suites.kinds.base import Options
 from fedloom.suites.pass_at_k import pass_at_k
 from fedloom.suites.sandbox.level import check_level
@@ -101,8 +101,8 @@ class ProgramKind:
         program = _program(task)
         for first in range(0, len(items), ITEMS_AT_ONCE):
             some = items[first : first + ITEMS_AT_ONCE]
-            texts = drawn(program, [program.prompt_of(item) for item in some], subject)
-            yield from self._graded(program, some, texts)
+            replies = drawn(program, [program.prompt_of(item) for item in some], subject)
+            yield from self._graded(program, some, [_output(samples) for samples in replies])
 
     def grade(self, task: Task, item: Item, output: Any) -> Outcome:
         """See `Kind`.
@@ -110,17 +110,18 @@ class ProgramKind:
         Args:
             task: a `ProgramTask`.
             item: with tests.
-            output: texts, what the model wrote, one for each sample.
+            output: texts, what the model wrote, one for each sample; cut_off and truncated (see `Reply`), whether any
+                was, where that is known.
 
         Returns:
             The outcome: pass@k of the samples; as flags, how some ended otherwise than by passing or failing their
-            tests, such as "timeout", and "unparsable" where one has no code.
+            tests, such as "timeout"; "unparsable" where one has no code, and "cut_off" and "truncated".
         """
-        return self._graded(_program(task), [item], [output["texts"]])[0]
+        return self._graded(_program(task), [item], [output])[0]
 
-    def _graded(self, task: ProgramTask, items: Sequence[Item], texts: Sequence[Sequence[str]]) -> list[Outcome]:
+    def _graded(self, task: ProgramTask, items: Sequence[Item], outputs: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Run all samples of some items side by side."""
-        codes = [[code_of(text, task.form) for text in written] for written in texts]
+        codes = [[code_of(text, task.form) for text in output["texts"]] for output in outputs]
         programs = [
             program_of(task, item, code)
             for item, written in zip(items, codes, strict=True)
@@ -129,14 +130,14 @@ class ProgramKind:
         ]
         ended = run_programs(programs, self.level, Bounds(cpu_seconds=task.cpu_seconds))
         verdicts = [[Verdict("unparsable") if code is None else next(ended) for code in written] for written in codes]
-        return [_outcome(task, *one) for one in zip(items, texts, verdicts, strict=True)]
+        return [_outcome(task, *one) for one in zip(items, outputs, verdicts, strict=True)]
 
     def summary(self, task: Task, outcomes: Sequence[Outcome]) -> dict[str, float]:
         """See `Kind`: pass@k is a mean over items."""
         return {}
 
 
-def drawn(task: ProgramTask, prompts: Sequence[str], subject: Subject) -> list[list[str]]:
+def drawn(task: ProgramTask, prompts: Sequence[str], subject: Subject) -> list[list[Reply]]:
     """Have texts written.
 
     Args:
@@ -148,12 +149,11 @@ def drawn(task: ProgramTask, prompts: Sequence[str], subject: Subject) -> list[l
         For each prompt its samples.
     """
     limits = Limits(task.max_new_tokens, tuple(task.stop), task.temperature)
-    repeated = [prompt for prompt in prompts for _ in range(task.samples)]
-    if task.form == "chat":
-        texts = subject.answers([[Message("user", prompt)] for prompt in repeated], limits)
-    else:
-        texts = subject.completions(repeated, limits)
-    return [texts[first : first + task.samples] for first in range(0, len(texts), task.samples)]
+    repeated: list[str | list[Message]] = [
+        [Message("user", prompt)] if task.form == "chat" else prompt for prompt in prompts for _ in range(task.samples)
+    ]
+    replies = subject.replies(repeated, limits)
+    return [replies[first : first + task.samples] for first in range(0, len(replies), task.samples)]
 
 
 def code_of(text: str, form: str) -> str | None:
@@ -190,12 +190,21 @@ def program_of(task: ProgramTask, item: Item, code: str) -> str:
     return render(task.program, {**item.fields, "code": code})
 
 
-def _outcome(task: ProgramTask, item: Item, texts: Sequence[str], verdicts: Sequence[Verdict]) -> Outcome:
+def _output(samples: Sequence[Reply]) -> dict[str, Any]:
+    return {
+        "texts": [reply.text for reply in samples],
+        "cut_off": any(reply.cut_off for reply in samples),
+        "truncated": any(reply.truncated for reply in samples),
+    }
+
+
+def _outcome(task: ProgramTask, item: Item, output: Mapping[str, Any], verdicts: Sequence[Verdict]) -> Outcome:
     passed = sum(verdict.passed for verdict in verdicts)
-    measures = {measure: pass_at_k(len(texts), passed, tried(measure)) for measure in task.measures}
-    flags = tuple(sorted({verdict.reason for verdict in verdicts} - PLAIN))
+    measures = {measure: pass_at_k(len(verdicts), passed, tried(measure)) for measure in task.measures}
+    flags = [flag for flag in ("cut_off", "truncated") if output.get(flag)]
+    flags += sorted({verdict.reason for verdict in verdicts} - PLAIN)
     reasons = [f"{verdict.reason}: {verdict.detail}".removesuffix(": ") for verdict in verdicts]
-    return Outcome(item.key, item.category, measures, flags, {"texts": list(texts), "reasons": reasons})
+    return Outcome(item.key, item.category, measures, tuple(flags), {"texts": output["texts"], "reasons": reasons})
 
 
 def _program(task: Task) -> ProgramTask:
