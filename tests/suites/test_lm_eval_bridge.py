@@ -56,7 +56,7 @@ def test_a_task_of_ones_own(finished: Path, tasks: Path, capsys: pytest.CaptureF
     assert entry["limit"] == 4
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_tasks_that_there_are_not_are_told(finished: Path, tasks: Path, refused: Any) -> None:
     told = refused("evaluate", finished, "--suite", "lm_eval:bids", "--lm-eval-tasks", tasks)
     contains(told, "--suite: lm-evaluation-harness has no task 'bids'", "did you mean 'birds'?")

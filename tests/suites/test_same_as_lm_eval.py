@@ -92,7 +92,11 @@ def mmlu(shared: Path) -> tuple[list[Records], dict[str, Any]]:
     return [tests, shown], {"config": config, "shots": 5}
 
 
-@pytest.mark.parametrize(("name", "prepared"), [("arc_easy", arc), ("hellaswag", hellaswag), ("mmlu", mmlu)])
+@pytest.mark.parametrize(
+    ("name", "prepared"),
+    [("arc_easy", arc), pytest.param("hellaswag", hellaswag, marks=pytest.mark.slow), ("mmlu", mmlu)],
+    ids=["arc_easy", "hellaswag", "mmlu"],
+)
 def test_likelihoods_and_accuracies(
     name: str, prepared: Callable[..., Any], shared: Path, tmp_path: Path, subject: Subject, harness: Any
 ) -> None:

@@ -121,8 +121,10 @@ def evaluate_suites(directory: Path, request: Request, console: Console) -> dict
     check_same_base(recipe, folder)
     subjects = ["adapter", "base"] if request.baseline else ["adapter"]
     entries = _own_entries(folder, recipe, examinations, subjects, request, console)
-    entries |= _harness_entries(folder, recipe, others, subjects, request)
     _write(folder, entries)
+    if others:
+        entries |= _harness_entries(folder, recipe, others, subjects, request)
+        _write(folder, entries)
     console.print(results_table(entries))
     console.print(f"results  {folder / EVALUATION}", highlight=False, soft_wrap=True)
     return entries
@@ -210,8 +212,6 @@ def _entry(examination: Examination, found: dict[str, list[Outcome]], request: R
 def _harness_entries(
     folder: Path, recipe: Recipe, tasks: Sequence[HarnessTask], subjects: Sequence[str], request: Request
 ) -> dict[str, Any]:
-    if not tasks:
-        return {}
     found = run_harness(folder, recipe, tasks, subjects, request.limit)
     return {name: {**entry, "limit": request.limit, **_circumstances(request)} for name, entry in found.items()}
 
