@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import fedloom.suites.kinds.answer
+from fedloom.report.events import read_events
 from fedloom.suites.catalogue import all_tasks
 from tests.processes import carry_out
 from tests.suites.pocket_runs import pocket_run
@@ -76,3 +77,18 @@ def test_a_package_that_is_missing_is_told_before_a_model_is_loaded(finished, sh
     monkeypatch.setattr("fedloom.suites.command.open_bench", lambda _: pytest.fail("loaded the model"))
     told = refused("evaluate", "run", "--suite", "ifeval", "--data", shared / "data")
     contains(told, "task ifeval needs the package 'langdetect'", "fedloom[suites]")
+
+
+def test_training_does_not_notice_that_answers_are_asked_for(tmp_path, shared, finished_run):
+    suites = {"names": ["fiqa"], "every": 1, "data": str(shared / "data"), "limit": 3}
+    asked = pocket_run(tmp_path, evaluation={"suites": suites})
+    for path in (finished_run / "adapter").iterdir():
+        assert (asked / "adapter" / path.name).read_bytes() == path.read_bytes()
+    events = [event for event in read_events(asked / "events.jsonl") if event["event"] == "suites"]
+    assert [(event["arm"], event["round"]) for event in events] == [("base", 0), ("federated", 1), ("federated", 2)]
+    carry_out(f"fedloom evaluate {asked} --suite fiqa --data {shared / 'data'} --limit 3")
+    after = json.loads((asked / "evaluation.json").read_text())["tasks"]["fiqa"]["adapter"]
+    logged = events[-1]["tasks"]["fiqa"]
+    assert {key: after[key] for key in logged if key != "measure"} == {
+        key: value for key, value in logged.items() if key != "measure"
+    }

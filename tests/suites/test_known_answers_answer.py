@@ -10,6 +10,8 @@ from fedloom.errors import UserError
 from fedloom.suites.catalogue import all_tasks
 from fedloom.suites.kinds.answer import AnswerKind
 from fedloom.suites.kinds.base import Options
+from fedloom.suites.readers.finance import SENTIMENTS
+from fedloom.suites.readers.registry import READERS
 from fedloom.suites.results import summarise
 from fedloom.suites.sources import Place, items_of
 
@@ -135,3 +137,44 @@ def test_a_file_of_another_kind_is_told(tmp_path):
     (tmp_path / "nwgi_test.jsonl").write_text('{"news": "Rain.", "label": "wet"}\n')
     with pytest.raises(UserError, match="strong, moderately and mildly negative or positive"):
         items_of(all_tasks()["nwgi"], Place(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("reader", "record", "fields"),
+    [
+        ("gsm8k", {"question": "q", "answer": "so\n#### 1,200"}, {"question": "q", "number": "1,200", "examples": []}),
+        (
+            "svamp",
+            {"ID": "chal-1", "Body": "Ann eats 3", "Question": "Left?", "Answer": "7.0", "Type": "x"},
+            {"question": "Ann eats 3. Left?", "number": "7"},
+        ),
+        (
+            "aqua",
+            {"question": "q", "options": ["A)1", "B)2"], "rationale": "r", "correct": "B"},
+            {"question": "q", "options": ["1", "2"], "letters": "AB", "gold": "B"},
+        ),
+        (
+            "ifeval",
+            {
+                "key": 7,
+                "prompt": "p",
+                "instruction_id_list": ["keywords:frequency"],
+                "kwargs": [{"keyword": "x", "frequency": 2, "relation": "at least", "num_words": None}],
+            },
+            {
+                "prompt": "p",
+                "instructions": [
+                    {
+                        "name": "keywords:frequency",
+                        "arguments": {"keyword": "x", "frequency": 2, "relation": "at least"},
+                    }
+                ],
+            },
+        ),
+        ("tfns", {"text": "t", "label": 1}, {"text": "t", "labels": list(SENTIMENTS), "gold": "positive"}),
+    ],
+    ids=["gsm8k", "svamp", "aqua", "ifeval", "tfns"],
+)
+def test_records_as_the_hub_has_them(reader, record, fields):
+    item = next(iter(READERS[reader]([[record]])))
+    assert item.fields == fields

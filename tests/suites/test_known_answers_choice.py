@@ -15,6 +15,7 @@ from fedloom.suites.items import Item
 from fedloom.suites.kinds.base import Options
 from fedloom.suites.kinds.choice import ChoiceKind, ChoiceTask, pairs_of
 from fedloom.suites.readers.instruction_form import number_of, parse_instruction
+from fedloom.suites.readers.registry import READERS
 from fedloom.suites.sources import Place, items_of, spread
 
 TASKS = [task for task in all_tasks().values() if isinstance(task, ChoiceTask)]
@@ -120,6 +121,63 @@ def test_crass_is_read_from_the_authors_file(tmp_path: Path) -> None:
     )
     assert (len(first.fields["choices"]), len(second.fields["choices"])) == (3, 4)
     assert KIND.grade(task, second, likelihoods(second, right=True)).measures["accuracy"] == 1.0
+
+
+# Records as the hub has them -> choices and the place of the right ones.
+HUB = {
+    "openbookqa": (
+        {"id": "7", "question_stem": "Q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"},
+        ["a", "b"],
+        [1],
+    ),
+    "piqa": ({"goal": "Q", "sol1": "a", "sol2": "b", "label": 1}, ["a", "b"], [1]),
+    "siqa": (
+        {"context": "C", "question": "Q", "answerA": "a", "answerB": "b", "answerC": "c", "label": "3"},
+        ["a", "b", "c"],
+        [2],
+    ),
+    "winogrande": (
+        {"sentence": "Here _ is.", "option1": "a", "option2": "b", "answer": "2"},
+        ["a", "b"],
+        [1],
+    ),
+    "truthfulqa_mc1": (
+        {"question": "Q", "mc1_targets": {"choices": ["a", "b"], "labels": [1, 0]}},
+        ["a", "b"],
+        [0],
+    ),
+    "truthfulqa_mc2": (
+        {"question": "Q", "mc2_targets": {"choices": ["a", "b", "c"], "labels": [1, 1, 0]}},
+        ["a", "b", "c"],
+        [0, 1],
+    ),
+    "medqa": (
+        {"sent1": "Q", "ending0": "a", "ending1": "b", "ending2": "c", "ending3": "d", "label": 3},
+        ["a", "b", "c", "d"],
+        [3],
+    ),
+    "pubmedqa": (
+        {"pubid": 9, "question": "Q", "context": {"contexts": ["x", "y"]}, "final_decision": "maybe"},
+        ["yes", "no", "maybe"],
+        [2],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_records_of_the_hub_are_read(name: str) -> None:
+    record, choices, gold = HUB[name]
+    task = all_tasks()[name]
+    (item,) = READERS[task.reader]([[record]])
+    assert (item.fields["choices"], item.fields["gold"]) == (choices, gold)
+    assert len(pairs_of(task, item)) == len(choices)
+
+
+def test_medmcqa_counts_from_zero_on_the_hub() -> None:
+    rows = [{"id": str(cop), "question": "Q", **dict.fromkeys(["opa", "opb", "opc", "opd"], "x")} for cop in range(4)]
+    for first in (0, 1):
+        records = [{**row, "subject_name": "S", "cop": int(row["id"]) + first} for row in rows]
+        assert [item.fields["gold"] for item in READERS["medmcqa"]([records])] == [[0], [1], [2], [3]]
 
 
 def test_probability_mass_is_that_of_truthfulqa() -> None:

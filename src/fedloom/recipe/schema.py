@@ -216,7 +216,10 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _evaluation_has_effect(self) -> Recipe:
         suites, rounds = self.evaluation.suites, self.federation.rounds
-        every_of = {"evaluation.every": self.evaluation.every, "evaluation.suites.every": suites and suites.every}
+        every_of = {
+            "evaluation.every": self.evaluation.every,
+            "evaluation.suites.every": None if suites is None else suites.every,
+        }
         for key, every in every_of.items():
             if every is not None and every > rounds:
                 raise ValueError(

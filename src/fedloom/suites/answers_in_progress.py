@@ -57,7 +57,8 @@ class Answer:
 class _Rows:
     answers: list[Answer]
     cache: DynamicCache
-    visible: Tensor  # [rows, tokens] int64
+    # int64 [rows, tokens]: 0 for what fills a shorter row up.
+    visible: Tensor
 
 
 class AnswersInProgress:
@@ -120,7 +121,8 @@ class AnswersInProgress:
         shared = 0 if beginning is None else beginning.get_seq_length()
         first = 0
         while first < len(answers):
-            longest = max(1, len(answers[first].prompt) - shared)  # the others are not longer
+            # Those after it are not longer.
+            longest = len(answers[first].prompt) - shared
             part = answers[first : first + max(1, MAX_PROMPT_TOKENS // longest)]
             first += len(part)
             tokens = torch.zeros(len(part), longest, dtype=torch.int64)
@@ -142,9 +144,8 @@ class AnswersInProgress:
             return _Rows([], parts[0].cache, parts[0].visible)
         shown = [part.visible[rows] for part, rows in zip(parts, going_on, strict=True) if rows]
         length = max(visible.shape[1] - int(visible.any(dim=0).int().argmax()) for visible in shown)
-        aligned = [
-            torch.nn.functional.pad(visible, (length - visible.shape[1], 0)) for visible in shown
-        ]  # negative: cut off in front
+        # Where there is less room than before, this cuts off in front.
+        aligned = [torch.nn.functional.pad(visible, (length - visible.shape[1], 0)) for visible in shown]
         cache = joined([(part.cache, rows) for part, rows in zip(parts, going_on, strict=True) if rows], length)
         return _Rows(answers, cache, torch.cat(aligned))
 

@@ -126,8 +126,10 @@ def evaluate_suites(directory: Path, request: Request, console: Console) -> dict
     with open_judge(request.options.judge, folder, examinations) as judge:
         entries = _own_entries(folder, recipe, examinations, subjects, judge, request, console)
         cost = None if judge is None else judge_line(judge, entries)
-    entries |= _harness_entries(folder, recipe, others, subjects, request)
     _write(folder, entries)
+    if others:
+        entries |= _harness_entries(folder, recipe, others, subjects, request)
+        _write(folder, entries)
     console.print(results_table(entries))
     if cost is not None:
         console.print(f"judge    {cost}", highlight=False, soft_wrap=True)
@@ -193,9 +195,7 @@ def _own_entries(
             for name in subjects:
                 row = bar.add_task(f"{examination.task.name} {name}", total=len(examination.items))
                 with examination.file(folder, name, digests[name]) as file:
-                    found[name] = outcomes_of(
-                        examination, lambda name=name: subject(name), file, lambda done, row=row: bar.advance(row, done)
-                    )
+                    found[name] = outcomes_of(examination, partial(subject, name), file, partial(bar.advance, row))
             more: dict[str, Any] = {}
             if judge is not None and isinstance(examination.task, DialogueTask):
                 told = partial(_judged, bar, bar.add_task(f"{examination.task.name} judge", total=None))
@@ -228,8 +228,6 @@ def _entry(examination: Examination, found: dict[str, list[Outcome]], request: R
 def _harness_entries(
     folder: Path, recipe: Recipe, tasks: Sequence[HarnessTask], subjects: Sequence[str], request: Request
 ) -> dict[str, Any]:
-    if not tasks:
-        return {}
     found = run_harness(folder, recipe, tasks, subjects, request.limit)
     return {name: {**entry, "limit": request.limit, **_circumstances(request)} for name, entry in found.items()}
 

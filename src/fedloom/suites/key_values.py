@@ -21,7 +21,7 @@ class GrowingLayer(DynamicLayer):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._buffers: list[Tensor] = []
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,7 @@ class GrowingLayer(DynamicLayer):
         """
         new, length = (key_states, value_states), self.get_seq_length()
         if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)  # type: ignore[no-untyped-call]
+            self.lazy_initialization(key_states, value_states)
         end = length + key_states.shape[2]
         if not self._buffers or end > self._buffers[0].shape[2]:
             grown = [states.new_zeros(*states.shape[:2], end + ROOM, states.shape[3]) for states in new]
@@ -89,15 +89,22 @@ def joined(parts: Sequence[tuple[DynamicCache, Sequence[int]]], length: int) -> 
         A new cache of len(rows) of all parts, in their order. What a shorter row lacks in front is zero.
     """
     cache = empty_cache(len(parts[0][0].layers))
-    for place, layer in enumerate(cache.layers):
-        layer.update(*(_aligned([(part.layers[place], rows) for part, rows in parts], length, what) for what in (0, 1)))
+    for place, layer in enumerate(_layers(cache)):
+        layer.update(
+            *(_aligned([(_layers(part)[place], rows) for part, rows in parts], length, what) for what in (0, 1))
+        )
     return cache
 
 
-def _aligned(parts: Sequence[tuple[Any, Sequence[int]]], length: int, what: int) -> Tensor:
+def _layers(cache: DynamicCache) -> list[GrowingLayer]:
+    return [layer for layer in cache.layers if isinstance(layer, GrowingLayer)]
+
+
+def _aligned(parts: Sequence[tuple[GrowingLayer, Sequence[int]]], length: int, what: int) -> Tensor:
     kept = []
     for layer, rows in parts:
-        states: Tensor = (layer.keys, layer.values)[what]
+        states = (layer.keys, layer.values)[what]
+        assert states is not None
         taken = min(length, states.shape[2])
         kept.append(states[:, :, states.shape[2] - taken :].index_select(0, torch.tensor(rows, device=states.device)))
     whole = kept[0].new_zeros(sum(map(len, kept)), kept[0].shape[1], length, kept[0].shape[3])
@@ -117,5 +124,5 @@ def bytes_per_token(cache: DynamicCache) -> int:
     Returns:
         Keys and values of all layers.
     """
-    held = [states for layer in cache.layers for states in (layer.keys, layer.values)]
+    held = [states for layer in _layers(cache) for states in (layer.keys, layer.values)]
     return sum(states.element_size() * states.shape[1] * states.shape[3] for states in held if states is not None)

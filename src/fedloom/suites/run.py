@@ -83,7 +83,10 @@ def examine(task: Task, place: Place, limit: int | None, options: Options, key: 
     """
     items = items_of(task, place, key)
     data = json_digest([[item.key, item.category, dict(item.fields)] for item in items])
-    return Examination(task, KINDS[task.kind](options), items[:limit], len(items), data)
+    kind = KINDS[task.kind](options)
+    # What it needs and lacks, such as a package, is told before a model is loaded.
+    kind.settings(task)
+    return Examination(task, kind, items[:limit], len(items), data)
 
 
 def outcomes_of(

@@ -97,7 +97,7 @@ def spread(items: Sequence[Item], name: str) -> list[Item]:
     """
     order = numpy_generator(ORDER_SEED, "suite order", 0, name).permutation(len(items))
     turns: dict[str | None, int] = {}
-    ranked = []
+    ranked: list[tuple[int, int, int]] = []
     for place in order.tolist():
         category = items[place].category
         ranked.append((turns.get(category, 0), len(ranked), place))

@@ -28,7 +28,7 @@ def letter_of(text: str, letters: str) -> str | None:
         The letter of the last "answer is X", or else in a box, at the beginning, or in parentheses; None without any.
     """
     for pattern in _PATTERNS:
-        found = [letter.upper() for letter in pattern.findall(text) if letter.upper() in letters]
+        found: list[str] = [letter.upper() for letter in pattern.findall(text) if letter.upper() in letters]
         if found:
             return found[-1]
     return None

@@ -24,7 +24,8 @@ def parse_instruction(text: str, word: str) -> tuple[str, list[str]]:
     opening, closing = _OPENING.match(text), _CLOSING.search(text)
     if opening is None or closing is None:
         raise ValueError(f"not an instruction of this form: {text[:80]!r}")
-    rest, parts = text[opening.end() : closing.start()], []
+    rest = text[opening.end() : closing.start()]
+    parts: list[str] = []
     # Each option is looked for behind the one before: a text may hold such words itself.
     while (found := re.search(rf"(?:\A|\s){word}{len(parts) + 1}:", rest)) is not None:
         parts.append(rest[: found.start()].strip())
