@@ -98,6 +98,7 @@ def test_what_is_not_judged_has_no_score(name: str, items: list[Item]) -> None:
 def test_answers_are_compared_with_references_by_their_words_language_by_language(name: str, items: list[Item]) -> None:
     task = TASKS[name]
     gold = [KIND.grade(task, item, {"answers": item.fields["references"]}) for item in items]
+    assert set(KIND.settings(task)) == {"rouge_score", "sacrebleu"}
     right = summarise(task, KIND, gold)
     assert right["measures"]["bleu"] == pytest.approx(1.0)
     assert len(right["categories"]) == 8

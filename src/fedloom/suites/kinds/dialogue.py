@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from fedloom.data.conversation import Message
+from fedloom.data.readers import optional_package
 from fedloom.recipe.base import PositiveInt
 from fedloom.suites.items import Item, Limits, Outcome, Reply
 from fedloom.suites.judge.grading import Dialogue
@@ -20,14 +22,16 @@ from fedloom.suites.text_measures import bleu, distinct, rouge
 if TYPE_CHECKING:
     from fedloom.suites.subject import Subject
 
-# Outcomes are kept after so many items.
-ITEMS_AT_ONCE = 32
+# Outcomes are kept after so many items: more than there are answers in progress.
+ITEMS_AT_ONCE = 128
 UNJUDGED, EMPTY = "unjudged", "empty"
 # Of a reply, and what they are called as flags.
 CUT_OFF, TRUNCATED = "cut_off", "truncated"
 # With the references, of each answer and of all together; and of answers alone, by words of an n-gram.
 OVERLAPS, CORPUS_OVERLAPS = ("rouge_1", "rouge_2", "rouge_l"), ("bleu", "chrf")
 VARIETIES = {"distinct_1": 1, "distinct_2": 2}
+# Of the extra "suites", for overlaps.
+PACKAGES = ("rouge_score", "sacrebleu")
 
 
 class DialogueTask(Task):
@@ -64,8 +68,11 @@ class DialogueKind:
         pass
 
     def settings(self, task: Task) -> Mapping[str, Any]:
-        """See `Kind`."""
-        return {}
+        """See `Kind`: the versions of packages that measure; one that is missing is told before a model is loaded."""
+        packages = PACKAGES if _overlaps(task) else ()
+        for package in packages:
+            optional_package(package, f"task {task.name}", "suites")
+        return {package: importlib.metadata.version(package) for package in packages}
 
     def prompts(self, task: Task, item: Item) -> list[str]:
         """See `Kind`: what the user says, turn by turn."""
@@ -154,7 +161,11 @@ def dialogue_of(task: Task, item: Item, outcome: Outcome) -> Dialogue:
 
 def _references(task: Task, item: Item) -> list[str] | None:
     """What answers are compared with by their words, in tasks of one turn that measure this."""
-    return item.fields["references"] if any(name in task.measures for name in OVERLAPS + CORPUS_OVERLAPS) else None
+    return item.fields["references"] if _overlaps(task) else None
+
+
+def _overlaps(task: Task) -> bool:
+    return any(name in task.measures for name in OVERLAPS + CORPUS_OVERLAPS)
 
 
 def _of_verdicts(judged: str, verdicts: Sequence[Value], label: str | None) -> dict[str, float]:
