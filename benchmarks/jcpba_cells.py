@@ -198,12 +198,13 @@ def data_file(dataset: str) -> Path:
 
 
 def order() -> list[list[tuple[str, float]]]:
-    """Schemes and budgets in three parts, JCPBA first; what prunes nothing is of the first budget."""
-    schemes = [JCPBA, *(scheme for scheme in SCHEMES if scheme != JCPBA)]
+    """Schemes and budgets in parts, JCPBA and what it is measured by first; what prunes nothing is of the first budget."""
     small, usual = BUDGETS
-    pruned = [scheme for scheme in schemes if not scheme.startswith("no_pruning")]
+    others = [scheme for scheme in SCHEMES if scheme not in {JCPBA, PLAIN}]
+    pruned = [scheme for scheme in SCHEMES if not scheme.startswith("no_pruning")]
     return [
-        [(scheme, small) for scheme in schemes],
-        [(scheme, usual) for scheme in pruned],
+        [(JCPBA, small), (PLAIN, small)],
+        [(scheme, small) for scheme in others],
+        [(scheme, usual) for scheme in reversed(pruned)],
         [(JCPBA, BETWEEN)],
     ]
