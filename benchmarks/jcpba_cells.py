@@ -198,7 +198,7 @@ def data_file(dataset: str) -> Path:
 
 
 def order() -> list[list[tuple[str, float]]]:
-    """Schemes and budgets in parts, JCPBA and what it is measured by first; what prunes nothing is of the first budget."""
+    """Schemes and budgets in parts, JCPBA and what it is measured by first; no pruning counts to the first budget."""
     small, usual = BUDGETS
     others = [scheme for scheme in SCHEMES if scheme not in {JCPBA, PLAIN}]
     pruned = [scheme for scheme in SCHEMES if not scheme.startswith("no_pruning")]
