@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def run(studies: list[Study]) -> None:
-    """Do every cell that is missing: one budget after another, one seed of all schemes before the next."""
+    """Do every cell that is missing, part by part, one seed before the next."""
     for part in order():
         for seed in studies[0].seeds:
             for scheme, budget in part:

@@ -26,11 +26,13 @@ DRAWN = {
     ("no_pruning_optimal_bandwidth", BUDGETS[0]): "#e0861a",
     (PLAIN, BUDGETS[0]): "#c8443c",
 }
+# Of a clock, the means over clients.
+TOLD = ("prune_rate", "compute_seconds", "send_seconds")
 WIDTH, HEIGHT = 760.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 230.0, 30.0, 44.0
 LINE_OF_TEXT = 15.0
-# By scheme and budget, the results seed by seed.
-Found = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]
+# By scheme and budget, and then by seed, the results.
+Found = Mapping[tuple[str, float], Mapping[int, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -76,47 +78,46 @@ def target_of(plain: Mapping[str, Any], fall: float) -> float:
     return points[0].loss - fall * (points[0].loss - points[-1].loss)
 
 
-def found_of(study: Study) -> dict[tuple[str, float], list[dict[str, Any]]]:
-    """What is done, by scheme and budget, of the seeds that all schemes are done with at the first budget."""
-    parts = order()
-    results = {one: [study.final(*one, seed) for seed in study.seeds] for part in parts for one in part}
-    done = [place for place in range(len(study.seeds)) if all(results[one][place] for one in parts[0])]
-    found: dict[tuple[str, float], list[dict[str, Any]]] = {}
-    for one, seeds in results.items():
-        known = [result for place in done if (result := seeds[place]) is not None]
-        if known and len(known) == len(done):
-            found[one] = known
+def found_of(study: Study) -> dict[tuple[str, float], dict[int, dict[str, Any]]]:
+    """What is done, by scheme and budget and then by seed, of the seeds that training without pruning is done with."""
+    found: dict[tuple[str, float], dict[int, dict[str, Any]]] = {}
+    known = [seed for seed in study.seeds if study.final(PLAIN, BUDGETS[0], seed) is not None]
+    for scheme, budget in sorted(one for part in order() for one in part):
+        seeds = {seed: result for seed in known if (result := study.final(scheme, budget, seed)) is not None}
+        if seeds:
+            found[scheme, budget] = seeds
     return found
 
 
 def report(study: Study) -> str:
     """The tables of one data set, as Markdown; what is not done yet is left out."""
     found = found_of(study)
-    blocks = [f"### {study.dataset}"]
-    if found:
-        seeds = len(found[PLAIN, BUDGETS[0]])
-        blocks += [f"{seeds} of {len(study.seeds)} seeds.", time_table(found), cost_table(found)]
-    return "\n\n".join([*blocks, tuning_table(study)])
+    tables = [time_table(found), cost_table(found)] if found else []
+    return "\n\n".join([f"### {study.dataset}", *tables, tuning_table(study)])
 
 
 def time_table(found: Found) -> str:
-    """Simulated time to the target losses, and the final loss."""
-    plain = found[PLAIN, BUDGETS[0]]
-    head = ["scheme", "budget", "s a round"]
+    """Simulated time to the target losses, and the final loss, beside no pruning with the same seeds."""
+    head = ["scheme", "budget", "seeds", "s a round"]
     for fall in FALLS:
         head += [f"s to {100 * fall:g} % of the fall", "less than no pruning, equal"]
     rows = []
-    for (scheme, budget), results in found.items():
-        seconds = fmean(fmean(result["clock"]["seconds"]) for result in results)
-        row = [SCHEMES[scheme].title, "" if scheme.startswith("no_pruning") else f"{budget:g}", f"{seconds:.2f}"]
+    for (scheme, budget), seeds in found.items():
+        results = list(seeds.values())
+        rivals = [found[PLAIN, BUDGETS[0]][seed] for seed in seeds]
+        row = [*_named(scheme, budget), str(len(seeds))]
+        row.append(f"{fmean(fmean(result['clock']['seconds']) for result in results):.2f}")
         for fall in FALLS:
-            row += _to_target(results, plain, fall)
-        losses = [own_loss(result) for result in results]
+            row += _to_target(results, rivals, fall)
+        losses, theirs = [own_loss(result) for result in results], [own_loss(rival) for rival in rivals]
         row.append(told(losses))
-        rival = [own_loss(result) for result in plain]
-        row.append("" if scheme == PLAIN else told([a - b for a, b in zip(losses, rival, strict=True)], signed=True))
+        row.append("" if scheme == PLAIN else told([a - b for a, b in zip(losses, theirs, strict=True)], signed=True))
         rows.append(row)
     return markdown_table([*head, "final test loss", "minus no pruning"], rows)
+
+
+def _named(scheme: str, budget: float) -> list[str]:
+    return [SCHEMES[scheme].title, "" if scheme.startswith("no_pruning") else f"{budget:g}"]
 
 
 def _to_target(results: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]], fall: float) -> list[str]:
@@ -137,14 +138,13 @@ def cost_table(found: Found) -> str:
     """What a round costs a client: bytes that cross, and simulated seconds."""
     head = ["scheme", "budget", "mean rate", "kB up", "kB down", "simulated s of computing", "of sending"]
     rows = []
-    for (scheme, budget), results in found.items():
-        row = [SCHEMES[scheme].title, "" if scheme.startswith("no_pruning") else f"{budget:g}"]
-        clocks = [result["clock"] for result in results]
-        row.append(f"{fmean(fmean(clock['prune_rate']) for clock in clocks):.2f}")
-        costs = [result["cost"] for result in results if "cost" in result]
+    for (scheme, budget), seeds in found.items():
+        clocks = [result["clock"] for result in seeds.values()]
+        costs = [result["cost"] for result in seeds.values() if "cost" in result]
+        means = {key: fmean(fmean(clock[key]) for clock in clocks) for key in TOLD}
+        row = [*_named(scheme, budget), f"{means['prune_rate']:.2f}"]
         row += [f"{fmean(cost[key] for cost in costs) / 1e3:.1f}" for key in ("bytes_up", "bytes_down")]
-        row += [f"{fmean(fmean(clock[key]) for clock in clocks):.2f}" for key in ("compute_seconds", "send_seconds")]
-        rows.append(row)
+        rows.append([*row, f"{means['compute_seconds']:.2f}", f"{means['send_seconds']:.2f}"])
     return markdown_table(head, rows)
 
 
@@ -197,7 +197,12 @@ def plot(found: Mapping[str, Found]) -> str:
 
 
 def _chart(dataset: str, found: Found) -> list[str]:
-    drawn = {one: mean_course(found[one]) for one in DRAWN if one in found}
+    # Means over other seeds would say nothing beside each other.
+    drawn = {
+        one: mean_course(list(found[one].values()))
+        for one in DRAWN
+        if found.get(one, {}).keys() == found[PLAIN, BUDGETS[0]].keys()
+    }
     lines = {one: points for one, points in drawn.items() if points}
     times = ticks(0.0, max(points[-1].seconds for points in lines.values()))
     losses = [point.loss for points in lines.values() for point in points]
@@ -234,6 +239,6 @@ def _chart(dataset: str, found: Found) -> list[str]:
         free = max(up(last.loss), free + LINE_OF_TEXT)
         parts.append(
             f'<text x="{short(WIDTH - RIGHT + 12)}" y="{short(free)}" dy="4" fill="{colour}">'
-            f"{SCHEMES[scheme].title}{'' if scheme.startswith('no_pruning') else f', budget {budget:g}'}</text>"
+            f"{' '.join(_named(scheme, budget))}</text>"
         )
     return parts
