@@ -57,7 +57,7 @@ def harness_tasks(names: Sequence[str], folder: Path | None) -> list[HarnessTask
     except ImportError:
         raise UserError(
             "--suite lm_eval:... needs the package 'lm_eval', which is not installed",
-            hint='pip install "lm_eval[hf]"',
+            hint="pip install 'fedloom[lm-eval]'",
         ) from None
     manager = tasks.TaskManager(include_path=None if folder is None else str(folder))
     for name in names:
