@@ -33,14 +33,19 @@ def tasks_table() -> str:
 
 
 def results_table() -> str:
-    """A row for each task that has been run."""
+    """A row for each measure of each task that has been run; standard errors and differences of the scores."""
     rows: dict[str, Any] = json.loads(ROWS.read_text(encoding="utf-8"))
     lines = ["| task | measure | examples | base | adapter | difference |", "|---|---|---|---|---|---|"]
     for name in all_tasks():
-        if (entry := rows.get(name)) is not None:
-            count = f"{entry['adapter']['n']} of {entry['examples']}"
-            scores = [_score(entry.get("base")), _score(entry["adapter"]), _score(entry.get("difference"), "+")]
-            lines.append(f"| {' | '.join([f'`{name}`', entry['measure'].replace('_', ' '), count, *scores])} |")
+        if (entry := rows.get(name)) is None:
+            continue
+        count = f"{entry['adapter']['n']} of {entry['examples']}"
+        scores = [_score(entry.get("base")), _score(entry["adapter"]), _score(entry.get("difference"), "+")]
+        lines.append(f"| {' | '.join([f'`{name}`', entry['measure'].replace('_', ' '), count, *scores])} |")
+        for measure in entry["adapter"]["measures"]:
+            if measure != entry["measure"]:
+                both = [f"{entry[subject]['measures'][measure]:.3f}" for subject in ("base", "adapter")]
+                lines.append(f"| {' | '.join([f'`{name}`', measure.replace('_', ' '), count, *both, ''])} |")
     return "\n".join(lines)
 
 
@@ -56,7 +61,7 @@ def take_rows(path: Path) -> None:
             kept = {key: entry[key] for key in KEPT if key in entry}
             for subject in ("adapter", "base"):
                 if subject in kept:
-                    kept[subject] = {key: kept[subject][key] for key in ("score", "standard_error", "n")}
+                    kept[subject] = {key: kept[subject][key] for key in ("score", "standard_error", "n", "measures")}
             rows[name] = kept
     ROWS.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n", encoding="utf-8")
 

@@ -69,4 +69,4 @@ def test_without_the_harness_it_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     told = refused("evaluate", finished, "--suite", "lm_eval:arc_easy")
-    contains(told, "needs the package 'lm_eval', which is not installed", 'pip install "lm_eval[hf]"')
+    contains(told, "needs the package 'lm_eval', which is not installed", "pip install 'fedloom[lm-eval]'")
