@@ -242,10 +242,11 @@ def measure_learning(quick: bool, folder: Path) -> tuple[Table, list[Target], di
             for values in spread.values()
         ]
         table.add_row(name, *texts)
-        targets += [
-            Target(f"{name}, pairs trained on: lowest reward accuracy of a seed", min(spread["trained"]), 0.5),
-            Target(f"{name}, held out: mean reward accuracy", fmean(spread["reward_accuracy"]), 0.5),
-        ]
+        lowest = min(spread["trained"])
+        targets.append(Target(f"{name}, pairs trained on: lowest reward accuracy of a seed", lowest, 0.6))
+        if name == "HH-RLHF":
+            mean = fmean(spread["reward_accuracy"])
+            targets.append(Target(f"{name}, held out: mean reward accuracy", mean, 0.51))
         numbers[name] = spread
     return table, targets, {"learning": numbers}
 
