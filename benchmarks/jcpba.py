@@ -19,7 +19,7 @@ from pathlib import Path
 from cells import CellFile, Workbench, use_one_thread
 from fedloom.report.events import strict_json
 from harness import arguments_of, machine, skip
-from jcpba_cells import NAME, PACKAGE, SETTINGS, Study, data_file, order
+from jcpba_cells import NAME, PACKAGE, SEEDS, SETTINGS, Study, data_file, order
 from jcpba_tables import found_of, plot, report
 
 
@@ -31,6 +31,7 @@ def main() -> None:
         help="the finished cells; new ones go into the first file",
     )  # fmt: skip
     parser.add_argument("--dataset", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), help="only these")
+    parser.add_argument("--seed", nargs="+", type=int, choices=SEEDS, default=list(SEEDS), help="only these")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the tables and a plot, train nothing")
     arguments = parser.parse_args()
     if find_spec(PACKAGE) is None:
@@ -44,9 +45,9 @@ def main() -> None:
     use_one_thread()
     cells = CellFile(None, arguments.out) if arguments.report else CellFile(arguments.out[0], arguments.out[1:])
     workbench = None if arguments.report else Workbench(arguments.out[0].with_suffix(".data"))
-    studies = {one: Study(one, cells, workbench, arguments.quick) for one in arguments.dataset}
+    studies = {one: Study(one, cells, workbench, arguments.quick, arguments.seed) for one in arguments.dataset}
     if workbench is not None:
-        run(list(studies.values()))
+        run(list(studies.values()), order()[:1] if arguments.quick else order())
     text = "\n\n".join(report(study) for study in studies.values()) + "\n"
     print(text)
     found = {dataset: found_of(study) for dataset, study in studies.items()}
@@ -64,9 +65,9 @@ def main() -> None:
     return None
 
 
-def run(studies: list[Study]) -> None:
+def run(studies: list[Study], parts: list[list[tuple[str, float]]]) -> None:
     """Do every cell that is missing, part by part, one seed before the next."""
-    for part in order():
+    for part in parts:
         for seed in studies[0].seeds:
             for scheme, budget in part:
                 for study in studies:

@@ -16,7 +16,7 @@ from fedloom.statistics import student_interval
 from jcpba_cells import BUDGETS, JCPBA, LEARNING_RATE, PLAIN, SCHEMES, Study, order
 
 # The share of the unpruned fall of the loss, from the base to the last round, at which the target lies.
-FALLS = (0.9, 0.8, 1.0)
+FALLS = (0.9, 0.8)
 DRAWN = {
     (JCPBA, BUDGETS[0]): "#1f5fd0",
     (JCPBA, BUDGETS[1]): "#7fa8ee",
