@@ -217,6 +217,6 @@ def order() -> list[list[tuple[str, float]]]:
     return [
         [(JCPBA, small), (PLAIN, small)],
         [(scheme, small) for scheme in others],
-        [(scheme, usual) for scheme in reversed(pruned)],
         [(JCPBA, BETWEEN)],
+        [(scheme, usual) for scheme in reversed(pruned)],
     ]
