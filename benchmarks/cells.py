@@ -33,6 +33,7 @@ from fedloom.report.events import EventLog, strict_json
 from fedloom.run_directory import ADAPTER, EVENTS
 from fedloom.session import Session, open_data, open_model, over_model, shared_layers
 from fedloom.statistics import student_interval
+from fedloom.suites.in_training import suites_of
 from harness import arguments_of, machine, shared_folder, skip
 
 Cell = dict[str, Any]
@@ -227,7 +228,8 @@ class Workbench:
         start = state.adapter
         log = EventLog(directory / EVENTS)
         try:
-            run_arm(directory, session, replace(chosen, evaluate=evaluate), log, state)
+            asked = replace(chosen, evaluate=evaluate)
+            run_arm(directory, session, asked, log, state, suites_of(checked))
         except UserError as error:
             if "finite number" not in str(error):
                 raise
