@@ -27,7 +27,7 @@ LESS = [
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "variants"), [("schemes", 8), ("budgets", 3)])
+@pytest.mark.parametrize(("name", "variants"), [pytest.param("schemes", 8, marks=pytest.mark.slow), ("budgets", 3)])
 def test_its_comparisons_run(name, variants, shared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = next(words for words in map(shlex.split, COMMANDS) if f"runs/{name}" in words)
