@@ -48,6 +48,8 @@ def main() -> None:
     studies = {one: Study(one, cells, workbench, arguments.quick, arguments.seed) for one in arguments.dataset}
     if workbench is not None:
         run(list(studies.values()), order()[:1] if arguments.quick else order())
+    # What is not asked for is looked up only.
+    studies = {one: Study(one, cells, None, arguments.quick, arguments.seed) for one in arguments.dataset}
     text = "\n\n".join(report(study) for study in studies.values()) + "\n"
     print(text)
     found = {dataset: found_of(study) for dataset, study in studies.items()}
