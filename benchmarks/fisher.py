@@ -161,8 +161,7 @@ def main() -> None:
                 examples: ExampleSet = examples,
                 lanes: Lanes = lanes,
             ) -> np.ndarray:
-                every = range(len(examples))
-                return fisher_traces(session.model, session.grouped, adapter, examples, every, lanes)
+                return fisher_traces(session.model, session.grouped, adapter, [examples], lanes)[0]
 
             plain = loop_side(base, dtype, session, examples, adapter)
             threads = fastest_threads(cores, plain)

@@ -96,8 +96,9 @@ def test_private_layers_between_and_within_rounds(name: str, parameters: Values,
                 # Of B's rows, all of whose gradients count, every one moves; A's do, too, now that B is not zero.
                 assert (flat[0] != flat[1])[mask].float().mean() > 0.9
             elif number == 1:
+                # A warm-up: all neurons are trained.
                 moved = torch.cat([(own[name] != begun[name]).reshape(-1) for name in private])
-                assert 0 < int(moved.sum()) <= 0.35 * entries
+                assert moved.float().mean() > 0.9
             before[update.client], fisher[update.client] = own, stored["sparse/fisher"]
         state.adapter, state.algorithm = arm.algorithm.step(state.adapter, state.algorithm, updates)
     assert all(torch.equal(state.adapter[name], value) for name, value in begun.items())

@@ -77,12 +77,17 @@ def plain_squares(grouped, adapter, examples):
     return torch.stack(rows)
 
 
+def traces_at(model, grouped, adapter, examples, indices, lanes=None):
+    """The traces of some examples, which share passes."""
+    return fisher_traces(model, grouped, adapter, [examples.subset(np.asarray(indices))], lanes)[0]
+
+
 def test_traces_and_diagonal_equal_plain_torch_one_example_at_a_time(lora, examples):
     model, grouped = lora
     adapter, every = trained_adapter(grouped), range(len(examples))
     exact = plain_squares(grouped, adapter, examples)
     # fp64 there, fp32 here: plain PEFT in fp32 is up to 5e-5 away from fp64 on these very examples.
-    assert fisher_traces(model, grouped, adapter, examples, every) == pytest.approx(exact.sum(1).numpy(), rel=1e-4)
+    assert traces_at(model, grouped, adapter, examples, every) == pytest.approx(exact.sum(1).numpy(), rel=1e-4)
     diagonal, expected = fisher_diagonal(model, grouped, adapter, examples, every), exact.mean(0)
     assert diagonal.dtype == torch.float32
     assert float((diagonal - expected).norm() / expected.norm()) < 1e-4
@@ -91,9 +96,9 @@ def test_traces_and_diagonal_equal_plain_torch_one_example_at_a_time(lora, examp
 def test_squares_without_gradients_are_the_squares_of_the_gradients(lora, examples, monkeypatch):
     model, grouped = lora
     adapter, every = trained_adapter(grouped), range(len(examples))
-    apart = fisher_traces(model, grouped, adapter, examples, every)
+    apart = traces_at(model, grouped, adapter, examples, every)
     monkeypatch.setattr(grouped, "has_squares", False)
-    assert apart == pytest.approx(fisher_traces(model, grouped, adapter, examples, every), rel=TOLERANCE)
+    assert apart == pytest.approx(traces_at(model, grouped, adapter, examples, every), rel=TOLERANCE)
     diagonal = fisher_diagonal(model, grouped, adapter, examples, every)
     assert float(diagonal.double().sum()) == pytest.approx(apart.mean(), rel=TOLERANCE)
 
@@ -103,10 +108,20 @@ def test_an_examples_trace_does_not_depend_on_its_company_to_the_last_bit(exampl
     torch.set_num_threads(1)
     model, grouped = open_pocket(own_layers)
     adapter = trained_adapter(grouped)
-    together = fisher_traces(model, grouped, adapter, examples, range(len(examples)))
+    together = traces_at(model, grouped, adapter, examples, range(len(examples)))
     order = [7, 2, 9, 0, 11]
-    assert fisher_traces(model, grouped, adapter, examples, order).tolist() == together[order].tolist()
-    assert [fisher_traces(model, grouped, adapter, examples, [i])[0] for i in order] == together[order].tolist()
+    assert traces_at(model, grouped, adapter, examples, order).tolist() == together[order].tolist()
+    assert [traces_at(model, grouped, adapter, examples, [i])[0] for i in order] == together[order].tolist()
+
+
+def test_clients_that_share_passes_have_the_traces_of_each_alone_to_the_last_bit(lora, examples):
+    model, grouped = lora
+    adapter = trained_adapter(grouped)
+    sets = [examples.subset(some) for some in (range(5), [7], range(6, 12))]
+    together = fisher_traces(model, grouped, adapter, sets)
+    assert [one.tolist() for one in together] == [
+        fisher_traces(model, grouped, adapter, [one])[0].tolist() for one in sets
+    ]
 
 
 def test_diagonals_of_several_adapters_are_those_of_each_alone_to_the_last_bit(examples):
@@ -124,7 +139,7 @@ def test_every_kind_has_traces_that_sum_to_its_diagonal(examples, kind):
     torch.set_num_threads(1)
     model, grouped = open_pocket(kind=kind)
     adapter, some = grouped.initial(0), range(3)
-    traces = fisher_traces(model, grouped, adapter, examples, some)
+    traces = traces_at(model, grouped, adapter, examples, some)
     assert (traces > 0).all()
     diagonal = fisher_diagonal(model, grouped, adapter, examples, some)
     assert float(diagonal.double().sum()) == pytest.approx(traces.mean(), rel=TOLERANCE)
@@ -167,15 +182,15 @@ def test_an_encoders_traces_equal_plain_torch_one_example_at_a_time(tmp_path, ma
     examples = ExampleSet.from_examples(tokens, nothing, labels=[0, 1, 2, 0, 2, 1])
     adapter, every = trained_adapter(grouped), range(len(examples))
     assert grouped.last_at_labels
-    fewer = fisher_traces(model, grouped, adapter, examples, every)
+    fewer = traces_at(model, grouped, adapter, examples, every)
     assert fewer.tolist() == pytest.approx(encoder_loop(folder, config.adapter, adapter, examples), rel=TOLERANCE)
     # The same in lanes, and alone.
-    assert fisher_traces(model, grouped, adapter, examples, every, Lanes(2, CPU)).tolist() == fewer.tolist()
-    assert [fisher_traces(model, grouped, adapter, examples, [i])[0] for i in every] == fewer.tolist()
+    assert traces_at(model, grouped, adapter, examples, every, Lanes(2, CPU)).tolist() == fewer.tolist()
+    assert [traces_at(model, grouped, adapter, examples, [i])[0] for i in every] == fewer.tolist()
     # And by gradients, those of the head left out.
     assert grouped.head_names
     grouped.has_squares = False
-    assert fisher_traces(model, grouped, adapter, examples, every).tolist() == pytest.approx(fewer.tolist(), rel=1e-6)
+    assert traces_at(model, grouped, adapter, examples, every).tolist() == pytest.approx(fewer.tolist(), rel=1e-6)
 
 
 # (W0 + B A) x, four examples of two classes.

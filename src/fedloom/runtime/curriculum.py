@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fedloom.model.grouped_adapter import GroupedAdapter
+from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.lanes import Lanes
 from fedloom.recipe import Recipe
 from fedloom.runtime.base import RoundPlan
@@ -65,37 +66,68 @@ class Curriculum:
         self.lanes = lanes
         self.config = recipe.local.curriculum
 
-    def lesson(
-        self, plan: RoundPlan, task: ClientTask, work: Sequence[ClientWork], stored: Mapping[str, Tensor]
-    ) -> Lesson:
-        """Choose a client's examples for a round: it then trains as one that has no others.
+    def lessons(
+        self,
+        plan: RoundPlan,
+        tasks: Sequence[ClientTask],
+        work: Sequence[Sequence[ClientWork]],
+        stored: Sequence[Mapping[str, Tensor]],
+    ) -> list[Lesson]:
+        """Choose clients' examples for a round: each then trains as one that has no others.
 
         Args:
             plan: the round.
-            task: the client's, with all of its examples.
-            work: its pieces; difficulties are measured under the adapter that the first begins with.
-            stored: what it kept of its last lesson; empty before its first.
+            tasks: the clients', with all of their examples.
+            work: the pieces of each; difficulties are measured under the adapter that the first begins with.
+            stored: what each kept of its last lesson; empty before its first.
 
         Returns:
-            The lesson.
+            The lessons.
         """
-        seed, examples = self.recipe.seed, task.examples
-        difficulties = known_difficulties(self.config.difficulty, examples, seed, task.client)
-        kept: dict[str, Tensor] = {}
-        tokens = 0
-        if difficulties is None:
-            since = int(stored[ROUNDS_SINCE]) + 1 if stored else 0
-            if not stored or since == self.config.refresh:
-                since, tokens = 0, int(examples.lengths.sum())
-                # Clients of a round with several are in lanes themselves.
-                lanes = self.lanes if len(plan.clients) == 1 else None
-                difficulties = measured_difficulties(
-                    self.config.difficulty, self.model, self.grouped, work[0].adapter, examples, lanes
-                )
+        config, seed = self.config, self.recipe.seed
+        known = [known_difficulties(config.difficulty, task.examples, seed, task.client) for task in tasks]
+        kept: list[dict[str, Tensor]] = [{} for _ in tasks]
+        new: list[int] = []
+        for place, state in enumerate(stored):
+            if known[place] is not None:
+                continue
+            since = int(state[ROUNDS_SINCE]) + 1 if state else 0
+            if not state or since == config.refresh:
+                since = 0
+                new.append(place)
             else:
-                difficulties = stored[DIFFICULTIES].numpy()
-            kept = {DIFFICULTIES: torch.from_numpy(difficulties), ROUNDS_SINCE: torch.tensor(since)}
-        chosen = easiest(difficulties, plan.data_share, plan.batch_size)
-        batches = round_batches(len(chosen), self.recipe.local, plan.batch_size, seed, plan.round, task.client)
-        some = examples.subset(np.asarray(chosen))
-        return Lesson([replace(piece, examples=some, batches=batches) for piece in work], kept, len(chosen), tokens)
+                known[place] = state[DIFFICULTIES].numpy()
+            kept[place][ROUNDS_SINCE] = torch.tensor(since)
+        measured = self._measured(plan, [tasks[place] for place in new], [work[place][0].adapter for place in new])
+        for place, values in zip(new, measured, strict=True):
+            known[place] = values
+        lessons = []
+        for place, (task, pieces) in enumerate(zip(tasks, work, strict=True)):
+            difficulties = known[place]
+            assert difficulties is not None
+            if kept[place]:
+                kept[place][DIFFICULTIES] = torch.from_numpy(difficulties)
+            chosen = easiest(difficulties, plan.data_share, plan.batch_size)
+            batches = round_batches(len(chosen), self.recipe.local, plan.batch_size, seed, plan.round, task.client)
+            some = task.examples.subset(np.asarray(chosen))
+            chosen_work = [replace(piece, examples=some, batches=batches) for piece in pieces]
+            tokens = int(task.examples.lengths.sum()) if place in new else 0
+            lessons.append(Lesson(chosen_work, kept[place], len(chosen), tokens))
+        return lessons
+
+    def _measured(
+        self, plan: RoundPlan, tasks: Sequence[ClientTask], adapters: Sequence[Adapter]
+    ) -> list[NDArray[np.float64]]:
+        """Clients that begin with the very same tensors, as new ones do, share passes."""
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for place, adapter in enumerate(adapters):
+            alike.setdefault(tuple(map(id, adapter.values())), []).append(place)
+        # Clients of a round with several are in lanes themselves.
+        lanes = self.lanes if len(plan.clients) == 1 else None
+        found: dict[int, NDArray[np.float64]] = {}
+        for places in alike.values():
+            sets = [tasks[place].examples for place in places]
+            start = adapters[places[0]]
+            every = measured_difficulties(self.config.difficulty, self.model, self.grouped, start, sets, lanes)
+            found.update(zip(places, every, strict=True))
+        return [found[place] for place in range(len(tasks))]

@@ -124,17 +124,17 @@ class Exchange:
         if self.sparse is not None:
             kept = [_with_prefix(stored, SPARSE) for stored in states]
             shares = [self.plan.sparse[task.client] for task in tasks]
-            every = self.sparse.entries(tasks, [pieces[0].adapter for pieces in work], kept, shares)
+            every = self.sparse.entries(tasks, kept, shares)
             work = [
                 [replace(pieces[0], entries=entries, rule=self._rule_within(entries)), *pieces[1:]]
                 for pieces, entries in zip(work, every, strict=True)
             ]
         if self.curriculum is None or self.plan.data_share == 1:
             return work
-        for task, pieces, stored in zip(tasks, work, states, strict=True):
-            lesson = self.curriculum.lesson(self.plan, task, pieces, _with_prefix(stored, CURRICULUM))
-            self._lessons[task.client] = lesson
-        return [self._lessons[task.client].work for task in tasks]
+        known = [_with_prefix(stored, CURRICULUM) for stored in states]
+        lessons = self.curriculum.lessons(self.plan, tasks, work, known)
+        self._lessons |= {task.client: lesson for task, lesson in zip(tasks, lessons, strict=True)}
+        return [lesson.work for lesson in lessons]
 
     def _work(self, task: ClientTask, stored: Mapping[str, Tensor]) -> list[ClientWork]:
         plan = self.plan

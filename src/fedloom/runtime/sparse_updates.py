@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fedloom.data.shards import ExampleSet
@@ -54,38 +55,34 @@ class SparseUpdates:
         self._private = private
         self._entries = TrainedEntries(grouped, private)
         self._neurons = neurons_of({name: shape for name, shape in grouped.shapes.items() if name in private})
-        # What clients at work began with.
+        # What clients at work began with; nothing of those in their first round.
         self._fisher: dict[str, Tensor] = {}
 
     def entries(
-        self,
-        tasks: Sequence[ClientTask],
-        starts: Sequence[Adapter],
-        stored: Sequence[Mapping[str, Tensor]],
-        shares: Sequence[float],
+        self, tasks: Sequence[ClientTask], stored: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
     ) -> list[MaskedEntries]:
         """What clients train: shared tensors whole, and of their private ones the neurons that matter most.
 
+        A client's first round is a warm-up of all neurons: a fresh LoRA, whose B is zero, has no information in A.
+
         Args:
             tasks: the clients' rounds.
-            starts: where each begins.
-            stored: the state of each; where it has no Fisher information, that is measured now.
+            stored: the state of each; before its first round there is no Fisher information in it.
             shares: of the neurons, for each client.
 
         Returns:
             The entries of each.
         """
-        fisher = {task.client: state[FISHER] for task, state in zip(tasks, stored, strict=True) if FISHER in state}
-        new = [place for place, task in enumerate(tasks) if task.client not in fisher]
-        measured = self._measured([tasks[place] for place in new], [starts[place] for place in new])
-        fisher |= {tasks[place].client: value for place, value in zip(new, measured, strict=True)}
-        self._fisher |= fisher
+        self._fisher |= {task.client: state[FISHER] for task, state in zip(tasks, stored, strict=True) if state}
         return [
-            MaskedEntries(
-                self._grouped, self._trained, self._private, neuron_mask(fisher[task.client], self._neurons, share)
-            )
+            MaskedEntries(self._grouped, self._trained, self._private, self._mask(task.client, share))
             for task, share in zip(tasks, shares, strict=True)
         ]
+
+    def _mask(self, client: str, share: float) -> Tensor:
+        if client in self._fisher:
+            return neuron_mask(self._fisher[client], self._neurons, share)
+        return torch.ones_like(self._neurons.of_entry, dtype=torch.bool)
 
     def states(self, tasks: Sequence[ClientTask], adapters: Sequence[Adapter]) -> list[dict[str, Tensor]]:
         """What clients remember after their round.
@@ -97,14 +94,14 @@ class SparseUpdates:
         Returns:
             For each its Fisher information, fp32 [private entries].
         """
-        return [
-            {FISHER: next_fisher(self._fisher.pop(task.client), measured, self._config.momentum)}
-            for task, measured in zip(tasks, self._measured(tasks, adapters), strict=True)
-        ]
+        kept = []
+        for task, measured in zip(tasks, self._measured(tasks, adapters), strict=True):
+            before = self._fisher.pop(task.client, None)
+            fisher = measured if before is None else next_fisher(before, measured, self._config.momentum)
+            kept.append({FISHER: fisher})
+        return kept
 
     def _measured(self, tasks: Sequence[ClientTask], adapters: Sequence[Adapter]) -> list[Tensor]:
-        if not tasks:
-            return []
         chosen = [self._examples(task) for task in tasks]
         diagonals = self._measure(adapters, [task.examples for task in tasks], chosen)
         return [self._entries.values(diagonal).cpu() for diagonal in diagonals]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.data.shards import ExampleSet
-from fedloom.model.example_sets import examples_at
 from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
+from fedloom.model.packing import Example
 from fedloom.randomness import numpy_generator
 from fedloom.recipe.curriculum_schema import DifficultyColumn
-from fedloom.training.fisher import fisher_traces, passes
+from fedloom.training.example_passes import measured
+from fedloom.training.fisher import fisher_traces
 
 
 def known_difficulties(
@@ -49,9 +50,9 @@ def measured_difficulties(
     model: PreTrainedModel,
     grouped: GroupedAdapter[Any],
     adapter: Mapping[str, Tensor],
-    examples: ExampleSet,
+    sets: Sequence[ExampleSet],
     lanes: Lanes | None,
-) -> NDArray[np.float64]:
+) -> list[NDArray[np.float64]]:
     """Difficulties under an adapter, in passes over all examples.
 
     Args:
@@ -59,47 +60,45 @@ def measured_difficulties(
         model: the frozen base.
         grouped: where the adapter is put; what it holds is replaced.
         adapter: fp32 tensors.
-        examples: a client's training examples.
+        sets: the training examples of each client; all of them share passes.
         lanes: in which passes run side by side; None: one after another in this thread.
 
     Returns:
-        fp64 [examples]; an example's does not depend on the others.
+        fp64 [examples] for each client; an example's does not depend on the others.
     """
-    every = range(len(examples))
     if difficulty == "fisher":
-        return fisher_traces(model, grouped, adapter, examples, every, lanes)
-    return example_losses(model, grouped, adapter, examples, lanes)
+        return fisher_traces(model, grouped, adapter, sets, lanes)
+    return example_losses(model, grouped, adapter, sets, lanes)
 
 
 def example_losses(
     model: PreTrainedModel,
     grouped: GroupedAdapter[Any],
     adapter: Mapping[str, Tensor],
-    examples: ExampleSet,
+    sets: Sequence[ExampleSet],
     lanes: Lanes | None,
-) -> NDArray[np.float64]:
+) -> list[NDArray[np.float64]]:
     """The mean loss of each example's labels under an adapter.
 
     Args:
         model: the frozen base.
         grouped: where the adapter is put; what it holds is replaced.
         adapter: fp32 tensors.
-        examples: which ones.
+        sets: the examples of each client; all of them share passes.
         lanes: in which passes run side by side; None: one after another in this thread.
 
     Returns:
-        fp64 [examples], in nats.
+        fp64 [examples] for each client, in nats.
     """
 
     # Whether gradients are kept is a thread's own matter, too.
     @torch.no_grad()
-    def losses_of(members: range) -> NDArray[np.float64]:
+    def losses_of(chosen: list[Example]) -> NDArray[np.float64]:
         grouped.load([adapter], trainable=False)
-        batch = pack_groups(grouped, [examples_at(examples, members)], share_prompts=False)
+        batch = pack_groups(grouped, [chosen], share_prompts=False)
         losses = label_losses(model, grouped, batch).double().cpu().numpy()
         owners = batch.label_examples.cpu().numpy()
-        counts = np.bincount(owners, minlength=len(members))
-        return np.bincount(owners, losses, len(members)) / counts
+        counts = np.bincount(owners, minlength=len(chosen))
+        return np.bincount(owners, losses, len(chosen)) / counts
 
-    jobs = passes(examples.lengths, len(examples))
-    return np.concatenate(list(map(losses_of, jobs)) if lanes is None else lanes.map_within(losses_of, jobs))
+    return measured(sets, losses_of, lanes=lanes)

@@ -7,11 +7,12 @@ pass over many groups keeps their gradients apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -21,9 +22,8 @@ from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
 from fedloom.model.packing import Example
+from fedloom.training.example_passes import measured, passes
 
-# A longer pass gains nothing on a CPU, and fewer could not be shared out evenly among lanes.
-TOKENS = 2048
 # Entries of all gradients of a pass, where they are held: 64 MiB of them.
 ENTRIES = 1 << 24
 
@@ -32,10 +32,9 @@ def fisher_traces(
     model: PreTrainedModel,
     grouped: GroupedAdapter[Any],
     adapter: Mapping[str, Tensor],
-    examples: ExampleSet,
-    indices: Sequence[int] | np.ndarray,
+    sets: Sequence[ExampleSet],
     lanes: Lanes | None = None,
-) -> np.ndarray:
+) -> list[NDArray[np.float64]]:
     """The trace of each example's empirical Fisher information, the difficulty of FibecFed (arXiv 2410.00131).
 
     d_i = sum_p (d log p(y_i | s_i) / d P_p)^2 over the adapter's parameters, those of a trained head left out. Of a
@@ -45,20 +44,14 @@ def fisher_traces(
         model: the frozen base.
         grouped: where the adapter is put; what it holds is replaced.
         adapter: fp32 tensors.
-        examples: where the examples are.
-        indices: [n] which of them.
+        sets: the examples of each client; all of them share passes.
         lanes: in which passes run side by side; None: one after another in this thread.
 
     Returns:
-        fp64 [n], none negative; an example's does not depend on the others.
+        fp64 [examples] for each client, none negative; an example's does not depend on the others.
     """
-    some = examples.subset(np.asarray(indices))
-    # Examples of equal lengths are neighbours, so that their gradients are products of one batch.
-    order = np.lexsort((some.label_counts, some.lengths))
-    some = some.subset(order)
 
-    def traces_of(members: range) -> np.ndarray:
-        chosen = examples_at(some, members)
+    def traces_of(chosen: list[Example]) -> NDArray[np.float64]:
         if grouped.has_squares:
             squares = grouped.load_squares(adapter, len(chosen))
             loss = summed_means(model, grouped, [[example] for example in chosen])
@@ -67,11 +60,7 @@ def fisher_traces(
         sums = [view.flatten(1).sum(1) for name, view in views.items() if name not in grouped.head_names]
         return torch.stack(sums).sum(0).cpu().numpy()
 
-    jobs = passes(some.lengths, len(some) if grouped.has_squares else _most(grouped))
-    parts = list(map(traces_of, jobs)) if lanes is None else lanes.map_within(traces_of, jobs)
-    traces = np.zeros(len(some))
-    traces[order] = np.concatenate(parts) if parts else 0.0
-    return traces
+    return measured(sets, traces_of, None if grouped.has_squares else _most(grouped), lanes)
 
 
 def fisher_diagonal(
@@ -159,23 +148,3 @@ def summed_means(model: PreTrainedModel, grouped: GroupedAdapter[Any], groups: S
     losses = label_losses(model, grouped, batch)
     counts = torch.bincount(batch.label_examples).to(losses.dtype)
     return (losses / counts[batch.label_examples]).sum()
-
-
-def passes(lengths: np.ndarray, most: int) -> Iterator[range]:
-    """Cut examples into passes of about `TOKENS` tokens.
-
-    Args:
-        lengths: int64 [examples], their tokens.
-        most: examples a pass may have.
-
-    Yields:
-        Ranges of places, in order; none is empty.
-    """
-    first = tokens = 0
-    for place, length in enumerate(lengths.tolist()):
-        if place > first and (place - first == most or tokens + length > TOKENS):
-            yield range(first, place)
-            first, tokens = place, 0
-        tokens += length
-    if first < len(lengths):
-        yield range(first, len(lengths))

@@ -23,7 +23,8 @@ from fedloom.data.shards import ExampleSet
 from fedloom.model.example_sets import examples_at
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.randomness import torch_generator
-from fedloom.training.fisher import TOKENS, passes, summed_means
+from fedloom.training.example_passes import TOKENS, passes
+from fedloom.training.fisher import summed_means
 
 Product = Callable[[Tensor], Tensor]
 # How far a central difference steps to either side, as a share of 1 plus the adapter's norm. Its error falls with the
