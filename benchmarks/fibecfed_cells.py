@@ -34,7 +34,7 @@ COMMON: dict[str, Any] = {
     "local.schedule": "cosine",
     # Of these small clients two examples each say as much as what is measured may cost here.
     "federation.layers": {"choose": "importance", "share": 0.5, "others": "private", "examples": 2},
-    "local.sparse": {"share": 0.5, "momentum": 0.9, "examples": 2},
+    "local.sparse": {"share": 0.5, "momentum": 0.9},
     "evaluation.every": 5,
     "evaluation.max_examples": 4,
     "runtime.threads": 1,

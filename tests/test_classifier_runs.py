@@ -124,7 +124,7 @@ CHOSEN = {
         "batch_size": 8,
         "learning_rate": 0.01,
         "curriculum": {"start": 0.4},
-        "sparse": {"share": 0.5, "examples": 4},
+        "sparse": {"share": 0.5},
     },
 }
 

@@ -40,7 +40,7 @@ def test_the_head_is_always_shared(tmp_path: Path) -> None:
             "partition": {"kind": "by_key", "key": "owner"},
         },
         "federation": {"rounds": 2, "clients_per_round": 3, "layers": {"share": 0.5, "examples": 4}},
-        "local": {"steps": 2, "batch_size": 4, "sparse": {"share": 0.3, "examples": 4}},
+        "local": {"steps": 2, "batch_size": 4, "sparse": {"share": 0.3}},
         "evaluation": {"max_examples": 4},
         "runtime": {"threads": 1},
     }

@@ -69,7 +69,7 @@ ALGORITHMS: list[tuple[str, Values]] = [
 def test_private_layers_between_and_within_rounds(name: str, parameters: Values, source: Path, tmp_path: Path) -> None:
     """A client goes on where it was; within a round what its mask leaves out does not move by a bit."""
     algorithm = {"algorithm": {"name": name, **parameters}}
-    layers, sparse = {"choose": "lowest", "number": 4}, {"share": 0.3, "examples": 4}
+    layers, sparse = {"choose": "lowest", "number": 4}, {"share": 0.3}
     session, arm = opened(settings(source, layers, sparse, federation=algorithm), tmp_path)
     state, shapes = first_state(session, arm), session.grouped.shapes
     private = {layer_name: shape for layer_name, shape in shapes.items() if layer_of(layer_name) in {4, 5}}

@@ -42,7 +42,7 @@ def test_all_layers_are_the_plain_federation(source: Path, tmp_path: Path, monke
 
 def test_what_a_run_leaves(source: Path, tmp_path: Path) -> None:
     model = {"adapter": {"rank": 4, "layers": [3, 4, 5]}}
-    result = fedloom.run(settings(source, {"number": 2}, {"share": 0.5, "examples": 4}, model=model), tmp_path / "run")
+    result = fedloom.run(settings(source, {"number": 2}, {"share": 0.5}, model=model), tmp_path / "run")
     choice = json.loads((tmp_path / "run" / "layers.json").read_text())
     assert choice["layers"] == [3, 4, 5]
     assert len(choice["chosen"]) == 2
@@ -76,7 +76,7 @@ def test_a_comparisons_runs_share_what_clients_measured(
 ) -> None:
     """And each of them is what it is alone."""
     model = {"adapter": {"rank": 4, "layers": [3, 4, 5]}}
-    values = settings(source, {"number": 1}, {"share": 0.5, "examples": 2}, model=model, local={"steps": 1})
+    values = settings(source, {"number": 1}, {"share": 0.5}, model=model, local={"steps": 1})
     values["baselines"] = ["centralized"]
     rates = {"local.learning_rate": [1e-3, 2e-3]}
     out = fedloom.compare(values, tmp_path / "comparison", rates, seeds=1).out
@@ -99,7 +99,7 @@ def test_a_run_killed_between_the_choice_and_its_first_checkpoint_ends_with_the_
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = {"adapter": {"rank": 4, "layers": [4, 5]}}
-    values = settings(source, {"number": 1}, {"share": 0.5, "examples": 2}, model=model, local={"steps": 1})
+    values = settings(source, {"number": 1}, {"share": 0.5}, model=model, local={"steps": 1})
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt

@@ -1,5 +1,7 @@
 """Fisher information of an adapter, example by example: against plain torch, one example at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,10 @@ from fedloom.model.lanes import Lanes
 from fedloom.recipe import load_recipe
 from fedloom.recipe.model_schema import ModelConfig
 from fedloom.session import open_data
-from fedloom.training.fisher import fisher_diagonal, fisher_diagonals, fisher_traces
+from fedloom.training.client import ClientWork, LocalTraining
+from fedloom.training.cohort import train_cohort
+from fedloom.training.fisher import fisher_traces
+from fedloom.training.optimizers import Sgd
 from tests.encoders import tiny_bert, tiny_roberta
 from tests.federated_runs import recipe, write_examples
 
@@ -82,15 +87,65 @@ def traces_at(model, grouped, adapter, examples, indices, lanes=None):
     return fisher_traces(model, grouped, adapter, [examples.subset(np.asarray(indices))], lanes)[0]
 
 
+def trained_for_fisher(model, grouped, work, rate=0.0):
+    """What a cohort's round comes to, each client given as its adapter, its examples and its batches."""
+    training = LocalTraining(Sgd(0.0, 0.0), rate, None, 1)
+    clients = [
+        ClientWork(str(place), some, [np.array(batch) for batch in batches], adapter, fisher=True)
+        for place, (adapter, some, batches) in enumerate(work)
+    ]
+    return train_cohort(model, grouped, clients, training)
+
+
 def test_traces_and_diagonal_equal_plain_torch_one_example_at_a_time(lora, examples):
     model, grouped = lora
     adapter, every = trained_adapter(grouped), range(len(examples))
     exact = plain_squares(grouped, adapter, examples)
     # fp64 there, fp32 here: plain PEFT in fp32 is up to 5e-5 away from fp64 on these very examples.
     assert traces_at(model, grouped, adapter, examples, every) == pytest.approx(exact.sum(1).numpy(), rel=1e-4)
-    diagonal, expected = fisher_diagonal(model, grouped, adapter, examples, every), exact.mean(0)
-    assert diagonal.dtype == torch.float32
-    assert float((diagonal - expected).norm() / expected.norm()) < 1e-4
+    # Of a round the examples of the last step count. With a rate of zero it is measured where the round began.
+    (result,) = trained_for_fisher(model, grouped, [(adapter, examples, [[0, 1, 2], [3, 9, 4, 11]])])
+    expected = exact[[3, 9, 4, 11]].mean(0)
+    assert result.fisher.dtype == torch.float32
+    assert float((result.fisher - expected).norm() / expected.norm()) < 1e-4
+
+
+def test_a_round_that_tells_fisher_information_trains_as_any_other(lora, examples):
+    """Its last gradient is put together from those of its examples."""
+    model, grouped = lora
+    batches = [np.array([0, 1, 2]), np.array([5, 7, 3, 10])]
+    work = ClientWork("0", examples, batches, trained_adapter(grouped))
+    training = LocalTraining(Sgd(0.0, 0.0), 0.1, None, 1)
+    plain = train_cohort(model, grouped, [work], training)[0]
+    telling = train_cohort(model, grouped, [replace(work, fisher=True)], training)[0]
+    assert plain.fisher is None
+    assert telling.loss == pytest.approx(plain.loss, rel=1e-6)
+    for name, value in plain.adapter.items():
+        moved, other = value - work.adapter[name], telling.adapter[name] - work.adapter[name]
+        assert float((moved - other).norm() / moved.norm()) < 1e-5
+
+
+def test_fisher_information_does_not_depend_on_company_to_the_last_bit(examples, monkeypatch):
+    torch.set_num_threads(1)
+    model, grouped = open_pocket()
+    # Clients of one, two and two steps: in the first step one tells, in the second two do.
+    work = [
+        (trained_adapter(grouped, 1), examples, [[3, 1]]),
+        (trained_adapter(grouped, 2), examples, [[0, 2, 5], [4, 6, 8]]),
+        (grouped.initial(0), examples, [[7], [9, 10]]),
+    ]
+    together = trained_for_fisher(model, grouped, work, 0.1)
+
+    def same(results):
+        for one, other in zip(results, together, strict=True):
+            assert torch.equal(one.fisher, other.fisher)
+            assert one.loss == other.loss
+            assert all(torch.equal(one.adapter[name], other.adapter[name]) for name in grouped.shapes)
+
+    same([trained_for_fisher(model, grouped, [client], 0.1)[0] for client in work])
+    # Nor on how many gradients fit into memory.
+    monkeypatch.setattr("fedloom.training.fisher.ENTRIES", 2 * grouped.size)
+    same(trained_for_fisher(model, grouped, work, 0.1))
 
 
 def test_squares_without_gradients_are_the_squares_of_the_gradients(lora, examples, monkeypatch):
@@ -99,8 +154,6 @@ def test_squares_without_gradients_are_the_squares_of_the_gradients(lora, exampl
     apart = traces_at(model, grouped, adapter, examples, every)
     monkeypatch.setattr(grouped, "has_squares", False)
     assert apart == pytest.approx(traces_at(model, grouped, adapter, examples, every), rel=TOLERANCE)
-    diagonal = fisher_diagonal(model, grouped, adapter, examples, every)
-    assert float(diagonal.double().sum()) == pytest.approx(apart.mean(), rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("own_layers", [True, False], ids=["own-layers", "transformers-layers"])
@@ -124,16 +177,6 @@ def test_clients_that_share_passes_have_the_traces_of_each_alone_to_the_last_bit
     ]
 
 
-def test_diagonals_of_several_adapters_are_those_of_each_alone_to_the_last_bit(examples):
-    torch.set_num_threads(1)
-    model, grouped = open_pocket()
-    adapters = [grouped.initial(0), trained_adapter(grouped), grouped.initial(1)]
-    some = [[3, 1], [0, 2, 5], [4]]
-    together = fisher_diagonals(model, grouped, adapters, [examples] * 3, some)
-    for row, adapter, chosen in zip(together, adapters, some, strict=True):
-        assert torch.equal(row, fisher_diagonal(model, grouped, adapter, examples, chosen))
-
-
 @pytest.mark.parametrize("kind", ["rslora", "dora", "ia3", "bitfit", "full"])
 def test_every_kind_has_traces_that_sum_to_its_diagonal(examples, kind):
     torch.set_num_threads(1)
@@ -141,15 +184,15 @@ def test_every_kind_has_traces_that_sum_to_its_diagonal(examples, kind):
     adapter, some = grouped.initial(0), range(3)
     traces = traces_at(model, grouped, adapter, examples, some)
     assert (traces > 0).all()
-    diagonal = fisher_diagonal(model, grouped, adapter, examples, some)
-    assert float(diagonal.double().sum()) == pytest.approx(traces.mean(), rel=TOLERANCE)
+    (result,) = trained_for_fisher(model, grouped, [(adapter, examples, [some])])
+    assert float(result.fisher.double().sum()) == pytest.approx(traces.mean(), rel=TOLERANCE)
 
 
 def test_fresh_lora_has_its_information_in_b_alone(lora, examples):
     """With B = 0 the gradient of A is exactly zero."""
     model, grouped = lora
-    diagonal = fisher_diagonal(model, grouped, grouped.initial(0), examples, range(4))
-    views = grouped.split(diagonal[None])
+    (result,) = trained_for_fisher(model, grouped, [(grouped.initial(0), examples, [range(4)])])
+    views = grouped.split(result.fisher[None])
     assert all(bool((view > 0).any()) == (".lora_B." in name) for name, view in views.items())
 
 

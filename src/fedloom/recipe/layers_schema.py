@@ -109,7 +109,6 @@ class SparseUpdatesConfig(Config):
     momentum: Fraction = Field(
         0.9, description="Of the Fisher information over a client's rounds; 0: the newest alone. Our default."
     )
-    examples: PositiveInt = Field(32, description="Fisher information is measured on at most so many. Our default.")
 
 
 def _has_effect(key: str, choose: Any, share: Any) -> bool:

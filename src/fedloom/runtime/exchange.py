@@ -126,7 +126,7 @@ class Exchange:
             shares = [self.plan.sparse[task.client] for task in tasks]
             every = self.sparse.entries(tasks, kept, shares)
             work = [
-                [replace(pieces[0], entries=entries, rule=self._rule_within(entries)), *pieces[1:]]
+                [replace(pieces[0], entries=entries, rule=self._rule_within(entries), fisher=True), *pieces[1:]]
                 for pieces, entries in zip(work, every, strict=True)
             ]
         if self.curriculum is None or self.plan.data_share == 1:
@@ -168,7 +168,7 @@ class Exchange:
         """
         kept: list[dict[str, Tensor]] = [{} for _ in tasks]
         if self.sparse is not None:
-            kept = self.sparse.states(tasks, [pieces[0].adapter for pieces in results])
+            kept = self.sparse.states(tasks, [pieces[0] for pieces in results])
         return [
             self._update(task, pieces, {SPARSE + name: vector for name, vector in own.items()})
             for task, pieces, own in zip(tasks, results, kept, strict=True)

@@ -30,7 +30,6 @@ from fedloom.runtime.task import ClientTask
 from fedloom.training.batches import round_batches, round_tokens
 from fedloom.training.client import ClientWork, LocalTraining
 from fedloom.training.cohort import ClientResult, train_cohort
-from fedloom.training.fisher import fisher_diagonals
 from fedloom.training.objectives import Objective
 from fedloom.training.optimizers import local_optimizer
 from fedloom.training.unit_importance import unit_importance
@@ -105,7 +104,7 @@ class InProcessRuntime:
             self.rank_of,
             attack,
             self.curriculum,
-            self._sparse(plan),
+            self._sparse(),
             self._pruning(plan),
         )
         self.objective.prepare(map(self.train_examples, clients))
@@ -137,20 +136,9 @@ class InProcessRuntime:
         """
         return round_tokens(self.train_examples(client).lengths, self.recipe.local, plan.batch_size)
 
-    def _sparse(self, plan: RoundPlan) -> Callable[[set[str], set[str]], SparseUpdates] | None:
+    def _sparse(self) -> Callable[[set[str], set[str]], SparseUpdates] | None:
         config = self.recipe.local.sparse
-        if config is None:
-            return None
-
-        def measure(
-            adapters: Sequence[Adapter], examples: Sequence[ExampleSet], indices: Sequence[np.ndarray]
-        ) -> Tensor:
-            return fisher_diagonals(self.model, self.grouped, adapters, examples, indices)
-
-        def updates(private: set[str], trained: set[str]) -> SparseUpdates:
-            return SparseUpdates(self.grouped, config, self.recipe.seed, plan.round, measure, private, trained)
-
-        return updates
+        return None if config is None else partial(SparseUpdates, self.grouped, config.momentum)
 
     def _prunable(self) -> Prunable:
         config, blocks = self.recipe.local.pruning, find_blocks(self.model)

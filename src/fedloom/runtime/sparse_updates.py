@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fedloom.data.shards import ExampleSet
-from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
-from fedloom.randomness import numpy_generator
-from fedloom.recipe.layers_schema import SparseUpdatesConfig
+from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.runtime.task import ClientTask
+from fedloom.training.cohort import ClientResult
 from fedloom.training.entries import MaskedEntries, TrainedEntries
 from fedloom.training.sparse import neuron_mask, neurons_of, next_fisher
 
-# Given clients' adapters and some of each one's examples, fp32 [clients, parameters]; see `fisher_diagonals`.
-MeasureFisher = Callable[[Sequence[Adapter], Sequence[ExampleSet], Sequence[np.ndarray]], Tensor]
 # Of a client's state: its private entries' Fisher information.
 FISHER = "fisher"
 
@@ -28,10 +23,7 @@ class SparseUpdates:
 
     Args:
         grouped: the adapters' layout.
-        config: the recipe's section.
-        seed: the recipe's seed.
-        round_number: the round.
-        measure: Fisher information.
+        momentum: of the Fisher information.
         private: names of the tensors that stay with clients.
         trained: names of those trained in this round, shared ones included.
     """
@@ -39,18 +31,12 @@ class SparseUpdates:
     def __init__(
         self,
         grouped: GroupedAdapter[Any],
-        config: SparseUpdatesConfig,
-        seed: int,
-        round_number: int,
-        measure: MeasureFisher,
+        momentum: float,
         private: Collection[str],
         trained: Collection[str],
     ) -> None:
         self._grouped = grouped
-        self._config = config
-        self._seed = seed
-        self._round = round_number
-        self._measure = measure
+        self._momentum = momentum
         self._trained = trained
         self._private = private
         self._entries = TrainedEntries(grouped, private)
@@ -84,28 +70,21 @@ class SparseUpdates:
             return neuron_mask(self._fisher[client], self._neurons, share)
         return torch.ones_like(self._neurons.of_entry, dtype=torch.bool)
 
-    def states(self, tasks: Sequence[ClientTask], adapters: Sequence[Adapter]) -> list[dict[str, Tensor]]:
+    def states(self, tasks: Sequence[ClientTask], results: Sequence[ClientResult]) -> list[dict[str, Tensor]]:
         """What clients remember after their round.
 
         Args:
             tasks: the clients' rounds.
-            adapters: where each arrived.
+            results: what came of each.
 
         Returns:
             For each its Fisher information, fp32 [private entries].
         """
         kept = []
-        for task, measured in zip(tasks, self._measured(tasks, adapters), strict=True):
+        for task, result in zip(tasks, results, strict=True):
+            assert result.fisher is not None
+            measured = self._entries.values(result.fisher)
             before = self._fisher.pop(task.client, None)
-            fisher = measured if before is None else next_fisher(before, measured, self._config.momentum)
+            fisher = measured if before is None else next_fisher(before, measured, self._momentum)
             kept.append({FISHER: fisher})
         return kept
-
-    def _measured(self, tasks: Sequence[ClientTask], adapters: Sequence[Adapter]) -> list[Tensor]:
-        chosen = [self._examples(task) for task in tasks]
-        diagonals = self._measure(adapters, [task.examples for task in tasks], chosen)
-        return [self._entries.values(diagonal).cpu() for diagonal in diagonals]
-
-    def _examples(self, task: ClientTask) -> np.ndarray:
-        draw = numpy_generator(self._seed, "sparse", self._round, task.client).permutation(len(task.examples))
-        return np.sort(draw[: self._config.examples])

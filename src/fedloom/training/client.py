@@ -73,6 +73,7 @@ class ClientWork:
         kept: what the rule kept in an earlier round.
         entries: what this client trains; None: what all of the round do.
         omission: what it leaves out of the base; None: nothing.
+        fisher: whether its last step tells the Fisher information of its examples; of label losses only.
     """
 
     client: str
@@ -86,6 +87,7 @@ class ClientWork:
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     entries: TrainedEntries | None = None
     omission: Omission | None = None
+    fisher: bool = False
 
 
 class LocalClient:

@@ -17,7 +17,8 @@ from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import Adapter, GroupedAdapter
 from fedloom.model.pruned_pass import PrunedPass, by_masks, by_slices, leaving_out
 from fedloom.training.client import ClientWork, LocalClient, LocalTraining, Omission
-from fedloom.training.objectives import ClientBatch, Objective
+from fedloom.training.fisher import gradients_held
+from fedloom.training.objectives import ClientBatch, LabelObjective, Objective
 from fedloom.training.optimizers import OptimizerState
 
 # A longer pass gains nothing on a CPU: products are large enough, and activations leave the caches.
@@ -37,6 +38,8 @@ class ClientResult:
         label_tokens: those of them that carried a label.
         steps: optimiser steps taken.
         finish: what its algorithm keeps, sends and reports.
+        fisher: fp32 [parameters] on the CPU, the diagonal of the empirical Fisher information of its adapter before the
+            last step, on the examples of that step; None where nobody asks.
     """
 
     client: str
@@ -47,6 +50,7 @@ class ClientResult:
     label_tokens: int
     steps: int
     finish: ClientFinish
+    fisher: Tensor | None = None
 
 
 def train_cohort(
@@ -98,10 +102,16 @@ def _train_ordered(
     loss_sums = torch.zeros(len(clients), dtype=torch.float64, device=grouped.device)
     tokens = np.zeros(len(clients), dtype=np.int64)
     label_tokens = np.zeros(len(clients), dtype=np.int64)
+    fisher: dict[int, Tensor] = {}
     for step in range(len(ordered[0].batches)):
         active = sum(len(client.batches) > step for client in ordered)
         batches = [objective.batch(client.examples, client.batches[step]) for client in ordered[:active]]
-        losses, _ = _step_gradients(model, grouped, batches, objective)
+        last = [row for row in range(active) if ordered[row].fisher and len(ordered[row].batches) == step + 1]
+        if last:
+            losses, measured = _gradients_and_fisher(model, grouped, batches, last)
+            fisher |= measured
+        else:
+            losses, _ = _step_gradients(model, grouped, batches, objective)
         for client in clients[:active]:
             client.step()
         loss_sums[:active] += losses
@@ -128,6 +138,7 @@ def _train_ordered(
                 int(label_tokens[row]),
                 steps,
                 finish,
+                fisher.get(row),
             )
         )
     return results
@@ -154,6 +165,14 @@ def _step_gradients(
     model: PreTrainedModel, grouped: GroupedAdapter[Any], batches: Sequence[ClientBatch], objective: Objective
 ) -> tuple[Tensor, np.ndarray]:
     """Fill the gradients of one step; returns each group's mean loss, fp64 [groups], and what it is of, int64."""
+    sums, counts = _fill_gradients(model, grouped, batches, objective)
+    return sums / torch.from_numpy(counts).to(sums), counts
+
+
+def _fill_gradients(
+    model: PreTrainedModel, grouped: GroupedAdapter[Any], batches: Sequence[ClientBatch], objective: Objective
+) -> tuple[Tensor, np.ndarray]:
+    """The same; returns each group's losses, added up."""
     sums = torch.zeros(len(batches), dtype=torch.float64, device=grouped.device)
     counts = np.zeros(len(batches), dtype=np.int64)
     grouped.gradients.zero_()
@@ -164,7 +183,52 @@ def _step_gradients(
         grouped.add_gradients(found.total)
         sums += found.sums
         counts += found.counts
-    return sums / torch.from_numpy(counts).to(sums), counts
+    return sums, counts
+
+
+def _gradients_and_fisher(
+    model: PreTrainedModel, grouped: GroupedAdapter[Any], batches: Sequence[ClientBatch], measured: Sequence[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Fill the gradients of one step of label losses, those of some clients out of each of their examples' gradients.
+
+    Of these the squares are wanted, too, and no pass of their own is needed for them.
+
+    Args:
+        model: the frozen base.
+        grouped: the adapters of the clients.
+        batches: of each client.
+        measured: those whose examples are groups of their own.
+
+    Returns:
+        Each client's mean loss, fp64 [clients], and of those measured the mean of the squares of the gradients of their
+        examples' mean losses, fp32 [parameters] on the CPU.
+    """
+    parts: list[tuple[int, ClientBatch]] = []
+    for row, batch in enumerate(batches):
+        apart = [ClientBatch([example]) for example in batch.examples] if row in measured else [batch]
+        parts += [(row, part) for part in apart]
+    gradients = torch.zeros_like(grouped.gradients)
+    squares = {row: torch.zeros_like(gradients[row]) for row in measured}
+    losses = torch.zeros(len(batches), dtype=torch.float64, device=grouped.device)
+    labels = np.zeros(len(batches), dtype=np.int64)
+    most = gradients_held(grouped)
+    for first in range(0, len(parts), most):
+        rows, groups = zip(*parts[first : first + most], strict=True)
+        with grouped.spread(rows):
+            sums, counts = _fill_gradients(model, grouped, groups, LabelObjective())
+            for place, row in enumerate(rows):
+                losses[row] += sums[place]
+                labels[row] += counts[place]
+                gradient = grouped.gradients[place]
+                if row in squares:
+                    squares[row].addcmul_(gradient, gradient)
+                    gradient = gradient * float(counts[place])
+                gradients[row] += gradient
+    grouped.gradients.copy_(gradients)
+    for row in measured:
+        grouped.gradients[row] /= float(labels[row])
+    means = {row: (total / len(batches[row].examples)).cpu() for row, total in squares.items()}
+    return losses / torch.from_numpy(labels).to(losses), means
 
 
 def _passes(batches: Sequence[ClientBatch], device: torch.device) -> list[range]:

@@ -17,12 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedloom.data.shards import ExampleSet
-from fedloom.model.example_sets import examples_at
 from fedloom.model.forward import label_losses, pack_groups
 from fedloom.model.grouped_adapter import GroupedAdapter
 from fedloom.model.lanes import Lanes
 from fedloom.model.packing import Example
-from fedloom.training.example_passes import measured, passes
+from fedloom.training.example_passes import measured
 
 # Entries of all gradients of a pass, where they are held: 64 MiB of them.
 ENTRIES = 1 << 24
@@ -60,64 +59,11 @@ def fisher_traces(
         sums = [view.flatten(1).sum(1) for name, view in views.items() if name not in grouped.head_names]
         return torch.stack(sums).sum(0).cpu().numpy()
 
-    return measured(sets, traces_of, None if grouped.has_squares else _most(grouped), lanes)
+    return measured(sets, traces_of, None if grouped.has_squares else gradients_held(grouped), lanes)
 
 
-def fisher_diagonal(
-    model: PreTrainedModel,
-    grouped: GroupedAdapter[Any],
-    adapter: Mapping[str, Tensor],
-    examples: ExampleSet,
-    indices: Sequence[int] | np.ndarray,
-) -> Tensor:
-    """The diagonal of the empirical Fisher information, mean over examples of their squared gradients.
-
-    Args:
-        model: the frozen base.
-        grouped: where the adapter is put; what it holds is replaced.
-        adapter: fp32 tensors.
-        examples: where the examples are.
-        indices: [n] which of them; at least one.
-
-    Returns:
-        fp32 [parameters], in the flat order of `grouped`, those of a trained head included.
-    """
-    return fisher_diagonals(model, grouped, [adapter], [examples], [indices])[0]
-
-
-def fisher_diagonals(
-    model: PreTrainedModel,
-    grouped: GroupedAdapter[Any],
-    adapters: Sequence[Mapping[str, Tensor]],
-    examples: Sequence[ExampleSet],
-    indices: Sequence[Sequence[int] | np.ndarray],
-) -> Tensor:
-    """`fisher_diagonal` of several adapters, each on examples of its own, which share passes.
-
-    Args:
-        model: the frozen base.
-        grouped: where the adapters are put; what it holds is replaced.
-        adapters: fp32 tensors of each.
-        examples: for each adapter, where its examples are.
-        indices: for each adapter which of them; at least one.
-
-    Returns:
-        fp32 [adapters, parameters]; an adapter's row does not depend on the others.
-    """
-    owners = [place for place, some in enumerate(indices) for _ in some]
-    chosen = [one for place, some in enumerate(indices) for one in examples_at(examples[place], map(int, some))]
-    totals = torch.zeros(len(adapters), grouped.size, dtype=torch.float64, device=grouped.device)
-    for members in passes(np.array([len(one.tokens) for one in chosen]), _most(grouped)):
-        own = [adapters[owners[place]] for place in members]
-        gradients = _gradients(model, grouped, own, [chosen[place] for place in members])
-        for place, row in zip(members, gradients, strict=True):
-            totals[owners[place]] += row.double().square_()
-    counts = torch.tensor([len(some) for some in indices], device=grouped.device)
-    return (totals / counts[:, None]).float()
-
-
-def _most(grouped: GroupedAdapter[Any]) -> int:
-    """Examples of a pass whose gradients are all held."""
+def gradients_held(grouped: GroupedAdapter[Any]) -> int:
+    """Groups of a pass, at least one, whose gradients are all held."""
     return max(1, ENTRIES // grouped.size) if grouped.cohorts else 1
 
 
