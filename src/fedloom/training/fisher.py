@@ -55,7 +55,9 @@ def fisher_traces(
             squares = grouped.load_squares(adapter, len(chosen))
             loss = summed_means(model, grouped, [[example] for example in chosen])
             return torch.autograd.grad(loss, squares)[0].cpu().numpy()
-        views = grouped.split(_gradients(model, grouped, [adapter] * len(chosen), chosen).double().square_())
+        grouped.load([adapter] * len(chosen))
+        grouped.backward(summed_means(model, grouped, [[example] for example in chosen]))
+        views = grouped.split(grouped.gradients.double().square_())
         sums = [view.flatten(1).sum(1) for name, view in views.items() if name not in grouped.head_names]
         return torch.stack(sums).sum(0).cpu().numpy()
 
@@ -65,18 +67,6 @@ def fisher_traces(
 def gradients_held(grouped: GroupedAdapter[Any]) -> int:
     """Groups of a pass, at least one, whose gradients are all held."""
     return max(1, ENTRIES // grouped.size) if grouped.cohorts else 1
-
-
-def _gradients(
-    model: PreTrainedModel,
-    grouped: GroupedAdapter[Any],
-    adapters: Sequence[Mapping[str, Tensor]],
-    chosen: Sequence[Example],
-) -> Tensor:
-    """Each example's gradient of its mean loss under its adapter, fp32 [examples, parameters]."""
-    grouped.load(adapters)
-    grouped.backward(summed_means(model, grouped, [[example] for example in chosen]))
-    return grouped.gradients
 
 
 def summed_means(model: PreTrainedModel, grouped: GroupedAdapter[Any], groups: Sequence[Sequence[Example]]) -> Tensor:
