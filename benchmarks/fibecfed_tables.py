@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from typing import Any
 from cells import markdown_table
 from federated_study import at_the_edge, best_of
 from fedloom.report.events import strict_json
-from fedloom.report.line_chart import short, ticks
 from fedloom.statistics import student_interval
 from fibecfed_cells import CONTENDERS, LEARNING_RATE, NAME, Study, accuracy
 from harness import machine
+from line_charts import Chart, Line, picture
 
 Results = list[dict[str, Any]]
 # Of all that are compared, those that the plot shows, with colours of the reports.
@@ -28,9 +27,6 @@ DRAWN = {
     "layers_highest": "#e0861a",
     "self_paced": "#138a6b",
 }
-WIDTH, HEIGHT = 760.0, 420.0
-LEFT, RIGHT, TOP, BOTTOM = 56.0, 210.0, 16.0, 44.0
-LINE_OF_TEXT = 15.0
 
 
 @dataclass(frozen=True)
@@ -215,46 +211,6 @@ def plot(found: Mapping[str, Mapping[str, Results]]) -> str:
                 (fmean(point.cpu for point in same), 100 * fmean(point.accuracy for point in same))
                 for same in zip(*courses, strict=True)
             ]
-    times = ticks(0.0, max(line[-1][0] for line in lines.values()))
-    values = [value for line in lines.values() for _, value in line]
-    levels = ticks(min(values), max(values))
-
-    def across(seconds: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * seconds / times[-1]
-
-    def up(value: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value - levels[0]) / (levels[-1] - levels[0])
-
-    parts = [f'<rect width="{short(WIDTH)}" height="{short(HEIGHT)}" fill="#ffffff"/>']
-    for level in levels:
-        y = short(up(level))
-        parts.append(f'<path d="M{short(LEFT)} {y}H{short(WIDTH - RIGHT)}" stroke="#e3e7ec"/>')
-        parts.append(f'<text x="{short(LEFT - 8)}" y="{y}" dy="4" text-anchor="end" fill="#5d6875">{level:g} %</text>')
-    for time in times:
-        parts.append(
-            f'<text x="{short(across(time))}" y="{short(HEIGHT - BOTTOM + 18)}" text-anchor="middle" '
-            f'fill="#5d6875">{time:g}</text>'
-        )
-    middle = short((LEFT + WIDTH - RIGHT) / 2)
-    parts.append(
-        f'<text x="{middle}" y="{short(HEIGHT - 8)}" text-anchor="middle" fill="#5d6875">CPU seconds of training, '
-        f"mean of {len(datasets)} data sets and three seeds</text>"
-    )
-    free = -math.inf
-    for name, line in sorted(lines.items(), key=lambda one: -one[1][-1][1]):
-        drawn = "L".join(f"{short(across(seconds))} {short(up(value))}" for seconds, value in line)
-        parts.append(f'<path d="M{drawn}" fill="none" stroke="{DRAWN[name]}" stroke-width="2"/>')
-        seconds, value = line[-1]
-        parts.append(f'<circle cx="{short(across(seconds))}" cy="{short(up(value))}" r="3" fill="{DRAWN[name]}"/>')
-        # Names stand one below the other where lines end close together.
-        free = max(up(value), free + LINE_OF_TEXT)
-        title = CONTENDERS[name].title
-        parts.append(
-            f'<text x="{short(WIDTH - RIGHT + 12)}" y="{short(free)}" dy="4" fill="{DRAWN[name]}">{title}</text>'
-        )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {short(WIDTH)} {short(HEIGHT)}" role="img" '
-        f'aria-label="Accuracy over CPU seconds" font-family="system-ui, sans-serif" font-size="12">\n'
-        + "\n".join(parts)
-        + "\n</svg>\n"
-    )
+    across = f"CPU seconds of training, mean of {len(datasets)} data sets and three seeds"
+    named = [Line(CONTENDERS[name].title, DRAWN[name], points) for name, points in lines.items()]
+    return picture([Chart(named, across, height=420.0, right=210.0, unit=" %")], "Accuracy over CPU seconds")

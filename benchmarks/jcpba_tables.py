@@ -11,9 +11,9 @@ from typing import Any
 
 from cells import markdown_table
 from federated_study import at_the_edge, best_of, own_loss
-from fedloom.report.line_chart import short, ticks
 from fedloom.statistics import student_interval
 from jcpba_cells import BUDGETS, JCPBA, LEARNING_RATE, PLAIN, SCHEMES, Study, order
+from line_charts import Chart, Line, picture
 
 # The share of the unpruned fall of the loss, from the base to the last round, at which the target lies.
 FALLS = (0.9, 0.8)
@@ -28,9 +28,6 @@ DRAWN = {
 }
 # Of a clock, the means over clients.
 TOLD = ("prune_rate", "compute_seconds", "send_seconds")
-WIDTH, HEIGHT = 760.0, 300.0
-LEFT, RIGHT, TOP, BOTTOM = 56.0, 230.0, 30.0, 44.0
-LINE_OF_TEXT = 15.0
 # By scheme and budget, and then by seed, the results.
 Found = Mapping[tuple[str, float], Mapping[int, Mapping[str, Any]]]
 
@@ -185,60 +182,17 @@ def mean_course(results: Sequence[Mapping[str, Any]]) -> list[Point]:
 
 def plot(found: Mapping[str, Found]) -> str:
     """Mean losses against mean simulated time, one chart for each data set below the other, as an SVG picture."""
-    parts = [f'<rect width="{short(WIDTH)}" height="{short(HEIGHT * len(found))}" fill="#ffffff"/>']
-    for number, (dataset, results) in enumerate(found.items()):
-        parts.append(f'<g transform="translate(0 {short(HEIGHT * number)})">')
-        parts += [*_chart(dataset, results), "</g>"]
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {short(WIDTH)} {short(HEIGHT * len(found))}" '
-        'role="img" aria-label="Test loss over simulated seconds" font-family="system-ui, sans-serif" '
-        'font-size="12">\n' + "\n".join(parts) + "\n</svg>\n"
-    )
+    charts = [_chart(dataset, results) for dataset, results in found.items()]
+    return picture(charts, "Test loss over simulated seconds")
 
 
-def _chart(dataset: str, found: Found) -> list[str]:
-    # Means over other seeds would say nothing beside each other.
-    drawn = {
-        one: mean_course(list(found[one].values()))
-        for one in DRAWN
-        if found.get(one, {}).keys() == found[PLAIN, BUDGETS[0]].keys()
-    }
-    lines = {one: points for one, points in drawn.items() if points}
-    times = ticks(0.0, max(points[-1].seconds for points in lines.values()))
-    losses = [point.loss for points in lines.values() for point in points]
-    levels = ticks(min(losses), max(losses))
-
-    def across(seconds: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * seconds / times[-1]
-
-    def up(loss: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (loss - levels[0]) / (levels[-1] - levels[0])
-
-    parts = [f'<text x="{short(LEFT)}" y="16" fill="#1d2733">{dataset}: mean test loss</text>']
-    for level in levels:
-        y = short(up(level))
-        parts.append(f'<path d="M{short(LEFT)} {y}H{short(WIDTH - RIGHT)}" stroke="#e3e7ec"/>')
-        parts.append(f'<text x="{short(LEFT - 8)}" y="{y}" dy="4" text-anchor="end" fill="#5d6875">{level:g}</text>')
-    for time in times:
-        parts.append(
-            f'<text x="{short(across(time))}" y="{short(HEIGHT - BOTTOM + 18)}" text-anchor="middle" '
-            f'fill="#5d6875">{time:g}</text>'
-        )
-    middle = short((LEFT + WIDTH - RIGHT) / 2)
-    parts.append(
-        f'<text x="{middle}" y="{short(HEIGHT - 8)}" text-anchor="middle" fill="#5d6875">simulated seconds</text>'
-    )
-    free = -math.inf
-    for (scheme, budget), points in sorted(lines.items(), key=lambda one: -one[1][-1].loss):
-        colour = DRAWN[scheme, budget]
-        path = "L".join(f"{short(across(point.seconds))} {short(up(point.loss))}" for point in points)
-        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        last = points[-1]
-        parts.append(f'<circle cx="{short(across(last.seconds))}" cy="{short(up(last.loss))}" r="3" fill="{colour}"/>')
-        # Names stand one below the other where lines end close together.
-        free = max(up(last.loss), free + LINE_OF_TEXT)
-        parts.append(
-            f'<text x="{short(WIDTH - RIGHT + 12)}" y="{short(free)}" dy="4" fill="{colour}">'
-            f"{' '.join(_named(scheme, budget))}</text>"
-        )
-    return parts
+def _chart(dataset: str, found: Found) -> Chart:
+    lines = []
+    for one, colour in DRAWN.items():
+        # Means over other seeds would say nothing beside each other.
+        if found.get(one, {}).keys() == found[PLAIN, BUDGETS[0]].keys():
+            points = [(point.seconds, point.loss) for point in mean_course(list(found[one].values()))]
+            if points:
+                lines.append(Line(" ".join(_named(*one)), colour, points))
+    heading = f"{dataset}: mean test loss"
+    return Chart(lines, "simulated seconds", height=300.0, right=230.0, top=30.0, heading=heading)

@@ -17,7 +17,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "benchmarks"
-LIBRARIES = {"cells", "fibecfed_cells", "fibecfed_tables", "harness", "jcpba_cells", "jcpba_tables", "setting", "sides"}
+LIBRARIES = {
+    "cells", "fibecfed_cells", "fibecfed_tables", "harness", "jcpba_cells", "jcpba_tables", "line_charts", "setting",
+    "sides",
+}  # fmt: skip
 BENCHMARKS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in LIBRARIES)
 
 
