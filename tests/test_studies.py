@@ -169,6 +169,40 @@ def test_what_a_scheme_saves_is_told_seed_by_seed_and_only_where_every_seed_reac
     assert _to_target(worse, plain, 1.0) == ["reached with 1 of 2 seeds", ""]
 
 
+def test_a_cell_is_the_run_that_it_stands_for(tmp_path):
+    """The second of two stages goes on from the first one's adapter; costs and rounds are those of both."""
+    import fedloom
+    from cells import Workbench
+
+    values = recipe(
+        write_examples(tmp_path / "words.jsonl"),
+        federation={"rounds": 2, "clients_per_round": 2, "layers": {"choose": "importance", "examples": 1}},
+        local={"epochs": None, "steps": 2, "sparse": {"share": 0.5}},
+        evaluation={"max_examples": 1, "every": 1},
+    )
+    (tmp_path / "recipe.yaml").write_text(json.dumps(values))
+    stages = [{"federation.layers": None, "local.sparse": None}, {}]
+    cell = Workbench(tmp_path / "bench").train_in_stages(tmp_path / "recipe.yaml", stages, "federated")
+    first = fedloom.run({**values, **_without_parts(values)}, tmp_path / "first")
+    second = fedloom.run(values, tmp_path / "second", overrides=[f"model.adapter.start={first.adapter}"])
+    found = json.loads((second.out / "metrics.json").read_text())["eval"]
+    for mixture in ("own", "personal"):
+        assert cell[mixture]["loss"] == found[mixture]["loss"]
+    rounds = [
+        event for run in (first, second) for event in read_events(run.out / "events.jsonl") if event["event"] == "round"
+    ]
+    assert cell["rounds"] == [event["loss"] for event in rounds]
+    assert cell["tokens"] == sum(event["tokens"] for event in rounds)
+    assert cell["cost"]["bytes_up"] == pytest.approx(sum(event["bytes_up"] for event in rounds) / 8)
+    assert [point["round"] for point in cell["curve"]] == [1, 2, 3, 4]
+
+
+def _without_parts(values):
+    federation, local = ({**values[name]} for name in ("federation", "local"))
+    del federation["layers"], local["sparse"]
+    return {"federation": federation, "local": local}
+
+
 def test_the_clock_of_a_study_is_that_of_the_run(tmp_path):
     import fedloom
     from cells import Workbench
