@@ -27,6 +27,8 @@ SHARE_OF_FREE = 0.5
 BACKWARD_FACTOR = 1.5
 # Adapter values, gradients, two moments, and copies in the compute format.
 ADAPTER_COPIES = 6
+# And where clients tell their Fisher information: a step's gradients put together, and squares.
+FISHER_COPIES = 2
 PROBE_TOKENS = 256
 
 
@@ -41,14 +43,22 @@ class CohortSizer:
         grouped: its grouped adapters.
         config: the recipe's runtime section.
         lanes: cohorts trained side by side, which share the memory budget.
+        fisher: whether clients tell their Fisher information.
     """
 
-    def __init__(self, model: PreTrainedModel, grouped: GroupedAdapter[Any], config: RuntimeConfig, lanes: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        grouped: GroupedAdapter[Any],
+        config: RuntimeConfig,
+        lanes: int,
+        fisher: bool = False,
+    ) -> None:
         self.cohort = config.cohort
         self.checkpointing = config.activation_checkpointing
         self.grouped = grouped
         self.lanes = lanes
-        self.adapter_bytes = ADAPTER_COPIES * 4 * grouped.size
+        self.adapter_bytes = (ADAPTER_COPIES + FISHER_COPIES * fisher) * 4 * grouped.size
         if self.cohort == "auto":
             self.budget = memory_budget(config, grouped.device) / lanes
             # Once for each loaded model: many runs may work over it, one after another.

@@ -70,7 +70,7 @@ class InProcessRuntime:
         self.attack = attack
         self.curriculum = None if recipe.local.curriculum is None else Curriculum(model, grouped, recipe, lanes)
         self.prunable = self._prunable() if prunes(recipe) else None
-        self.sizer = CohortSizer(model, grouped, recipe.runtime, lanes.count)
+        self.sizer = CohortSizer(model, grouped, recipe.runtime, lanes.count, recipe.local.sparse is not None)
 
     def train(self, plan: RoundPlan, broadcast: Mapping[str, Tensor], algorithm: Algorithm) -> Iterator[Update]:
         """Train the plan's clients, cohort by cohort; see `Runtime`."""

@@ -29,11 +29,7 @@ class SparseUpdates:
     """
 
     def __init__(
-        self,
-        grouped: GroupedAdapter[Any],
-        momentum: float,
-        private: Collection[str],
-        trained: Collection[str],
+        self, grouped: GroupedAdapter[Any], momentum: float, private: Collection[str], trained: Collection[str]
     ) -> None:
         self._grouped = grouped
         self._momentum = momentum
@@ -83,7 +79,7 @@ class SparseUpdates:
         kept = []
         for task, result in zip(tasks, results, strict=True):
             assert result.fisher is not None
-            measured = self._entries.values(result.fisher)
+            measured = self._entries.values(result.fisher).cpu()
             before = self._fisher.pop(task.client, None)
             fisher = measured if before is None else next_fisher(before, measured, self._momentum)
             kept.append({FISHER: fisher})

@@ -38,8 +38,8 @@ class ClientResult:
         label_tokens: those of them that carried a label.
         steps: optimiser steps taken.
         finish: what its algorithm keeps, sends and reports.
-        fisher: fp32 [parameters] on the CPU, the diagonal of the empirical Fisher information of its adapter before the
-            last step, on the examples of that step; None where nobody asks.
+        fisher: fp32 [parameters], the diagonal of the empirical Fisher information of its adapter before the last step,
+            on the examples of that step; None where nobody asks.
     """
 
     client: str
@@ -201,7 +201,7 @@ def _gradients_and_fisher(
 
     Returns:
         Each client's mean loss, fp64 [clients], and of those measured the mean of the squares of the gradients of their
-        examples' mean losses, fp32 [parameters] on the CPU.
+        examples' mean losses, fp32 [parameters].
     """
     parts: list[tuple[int, ClientBatch]] = []
     for row, batch in enumerate(batches):
@@ -227,7 +227,7 @@ def _gradients_and_fisher(
     grouped.gradients.copy_(gradients)
     for row in measured:
         grouped.gradients[row] /= float(labels[row])
-    means = {row: (total / len(batches[row].examples)).cpu() for row, total in squares.items()}
+    means = {row: total / len(batches[row].examples) for row, total in squares.items()}
     return losses / torch.from_numpy(labels).to(losses), means
 
 
