@@ -321,21 +321,6 @@ class GroupedAdapter(Generic[KindConfig]):
         }
         loaded.squares = None
 
-    @contextmanager
-    def spread(self, rows: Sequence[int]) -> Iterator[None]:
-        """Give parts of what loaded groups work on groups, and so gradients, of their own.
-
-        Args:
-            rows: for each new group the loaded one whose adapter it has.
-        """
-        if list(rows) == list(range(len(self.values))):
-            yield
-            return
-        adapters = [{name: view[row] for name, view in self.split(self.values).items()} for row in rows]
-        with self.borrowed(self.loaded()):
-            self.load(adapters)
-            yield
-
     def load_squares(self, adapter: Mapping[str, Tensor], groups: int) -> Tensor:
         """Put one adapter into all groups, to ask for the squared norms of each group's gradients, not for gradients.
 

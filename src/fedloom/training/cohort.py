@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,7 +215,7 @@ def _gradients_and_fisher(
     most = gradients_held(grouped)
     for first in range(0, len(parts), most):
         rows, groups = zip(*parts[first : first + most], strict=True)
-        with grouped.spread(rows):
+        with _spread(grouped, rows):
             sums, counts = _fill_gradients(model, grouped, groups, LabelObjective())
             for place, row in enumerate(rows):
                 losses[row] += sums[place]
@@ -229,6 +230,18 @@ def _gradients_and_fisher(
         grouped.gradients[row] /= float(labels[row])
     means = {row: total / len(batches[row].examples) for row, total in squares.items()}
     return losses / torch.from_numpy(labels).to(losses), means
+
+
+@contextmanager
+def _spread(grouped: GroupedAdapter[Any], rows: Sequence[int]) -> Iterator[None]:
+    """Give parts of batches groups, and so gradients, of their own, each with the adapter of its client's row."""
+    if list(rows) == list(range(len(grouped.values))):
+        yield
+        return
+    adapters = [{name: view[row] for name, view in grouped.split(grouped.values).items()} for row in rows]
+    with grouped.borrowed(grouped.loaded()):
+        grouped.load(adapters)
+        yield
 
 
 def _passes(batches: Sequence[ClientBatch], device: torch.device) -> list[range]:
