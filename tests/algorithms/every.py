@@ -67,16 +67,17 @@ def settings(source: Path, name: str, parameters: Values | None = None, **sectio
     )
     values["model"]["adapter"]["layers"] = [4, 5]
     for more in (SECTIONS.get(name, {}), sections):
-        values = _merged(values, more)
+        values = merged(values, more)
     return values
 
 
-def _merged(values: Values, more: Values) -> Values:
-    merged = dict(values)
+def merged(values: Values, more: Values) -> Values:
+    """Some values with others in their place, section by section."""
+    found = dict(values)
     for key, value in more.items():
         inner = values.get(key)
-        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return merged
+        found[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return found
 
 
 # Every algorithm, and further ways of doing what some of them do; what a recipe can add to any of them.
