@@ -97,7 +97,7 @@ def write_report(studies: Mapping[float, Study], arguments: Namespace) -> None:
 def accuracy_table(found: Mapping[str, Mapping[str, Results]]) -> str:
     """Accuracies in percent: the mean over data sets with its interval over seeds, then every data set."""
     datasets = list(dict.fromkeys(dataset for results in found.values() for dataset in results))
-    head = ["accuracy, %", "mean", "minus FedAvg-LoRA", "global model", *datasets]
+    head = ["accuracy, %", "mean", "minus FedAvg-LoRA", "server's model", *datasets]
     rows = []
     for name, results in found.items():
         means = seed_means(results, accuracy)

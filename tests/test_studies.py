@@ -226,3 +226,41 @@ def test_the_clock_of_a_study_is_that_of_the_run(tmp_path):
         clients = event["simulated_clients"].values()
         for name in ("compute_seconds", "send_seconds", "prune_rate"):
             assert clock[name][number] == pytest.approx(sum(one[name] for one in clients) / 3)
+
+
+RESULTS, DOCS = FOLDER / "results", FOLDER.parent / "docs"
+
+
+def test_fibecfeds_page_has_the_tables_and_the_plot_of_its_cells():
+    from cells import CellFile
+    from fibecfed_cells import ALPHAS, CONTENDERS, REPORTED, Study
+    from fibecfed_tables import accuracy_table, cost_table, long_table, plot, tuning_table
+
+    page, cells = (DOCS / "fibecfed.md").read_text(), CellFile(None, [RESULTS / "fibecfed.jsonl"])
+    for alpha in ALPHAS:
+        study = Study(alpha, REPORTED, cells, None)
+        done = {
+            name: results
+            for name in CONTENDERS
+            if (results := {dataset: found for dataset in REPORTED if (found := study.final(name, dataset))})
+        }
+        short = {name: results for name, results in done.items() if CONTENDERS[name].rate_of is None}
+        assert all(len(results) == len(REPORTED) for results in done.values())
+        tables = [accuracy_table(short), cost_table(short), tuning_table(study, short)]
+        if len(short) < len(done):
+            tables.append(long_table(done))
+            assert (DOCS / "fibecfed.svg").read_text() == plot(short)
+        assert [table for table in tables if table not in page] == []
+
+
+def test_jcpbas_page_has_the_tables_and_the_plot_of_its_cells():
+    from cells import CellFile
+    from jcpba_cells import SETTINGS, Study
+    from jcpba_tables import cost_table, found_of, plot, time_table
+
+    page, cells = (DOCS / "jcpba.md").read_text(), CellFile(None, [RESULTS / "jcpba.jsonl"])
+    found = {dataset: found_of(Study(dataset, cells, None)) for dataset in SETTINGS}
+    assert [
+        dataset for dataset, one in found.items() if time_table(one) not in page or cost_table(one) not in page
+    ] == []
+    assert (DOCS / "jcpba.svg").read_text() == plot(found)
