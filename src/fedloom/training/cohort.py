@@ -173,7 +173,7 @@ def _step_gradients(
 def _fill_gradients(
     model: PreTrainedModel, grouped: GroupedAdapter[Any], batches: Sequence[ClientBatch], objective: Objective
 ) -> tuple[Tensor, np.ndarray]:
-    """The same; returns each group's losses, added up."""
+    """Fill the gradients of one step; returns each group's losses added up, fp64 [groups], and how many, int64."""
     sums = torch.zeros(len(batches), dtype=torch.float64, device=grouped.device)
     counts = np.zeros(len(batches), dtype=np.int64)
     grouped.gradients.zero_()
